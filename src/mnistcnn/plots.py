@@ -1,0 +1,205 @@
+"""Arrays to pictures; the only room that knows matplotlib.
+
+Every function writes one PNG file. Colours are told apart by colour-blind readers: Paul Tol's
+"muted" and "bright" schemes (personal.sron.nl/~pault).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from mnistcnn import DIGITS
+
+BLUE, RED, GREEN, GREY = "#4477AA", "#EE6677", "#228833", "#777777"
+DIGIT_COLOURS = [
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
+    "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
+]  # fmt: skip
+DPI = 130
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # no software version in the file: the same run gives the same bytes
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def _image(axes, pixels: np.ndarray) -> None:
+    """Show one image (28, 28), black on white, without ticks."""
+    axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=np.iinfo(np.uint8).max)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def curves(path: Path, history: list[dict]) -> None:
+    """Loss and accuracy against the epoch, from the rows of ``history.jsonl``."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+
+    def line(axes, key: str, colour: str, label: str, style: str = "-") -> None:
+        values = [row[key] for row in history]
+        axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=label)
+
+    best_epoch = max(history, key=lambda row: row["val_accuracy"])["epoch"]  # the first of them
+    running = "training, while it trains (dropout on)"
+    line(loss, "train_loss_running", RED, running, "--")
+    line(loss, "train_loss", RED, "training")
+    line(loss, "val_loss", BLUE, "validation")
+    line(accuracy, "train_accuracy_running", RED, running, "--")
+    line(accuracy, "train_accuracy", RED, "training")
+    line(accuracy, "val_accuracy", BLUE, "validation")
+    loss.set_ylabel("cross-entropy (nats)")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylabel("accuracy")
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    for axes in (loss, accuracy):
+        axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    loss.legend(frameon=False)
+    _save(figure, path)
+
+
+def confusion(path: Path, counts: np.ndarray) -> None:
+    """Counts (10, 10), true digits in rows. Colour shows the errors; the diagonal has none."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    diagonal = np.eye(DIGITS, dtype=bool)
+    errors = np.ma.masked_array(counts, diagonal)
+    most = max(1, int(errors.max()))
+    axes.imshow(np.ma.masked_array(np.ones_like(counts), ~diagonal), cmap=ListedColormap("#DDEEDD"))
+    shown = axes.imshow(errors, cmap="Reds", vmin=0, vmax=most)
+    for true in range(DIGITS):
+        for predicted in range(DIGITS):
+            count = counts[true, predicted]
+            dark = true != predicted and count > 0.6 * most
+            axes.text(
+                predicted, true, str(count), ha="center", va="center", fontsize=9,
+                color="white" if dark else "black" if count else "#BBBBBB",
+                weight="bold" if true == predicted else "normal",
+            )  # fmt: skip
+    axes.set_xticks(range(DIGITS))
+    axes.set_yticks(range(DIGITS))
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    correct, total = int(np.trace(counts)), int(counts.sum())
+    axes.set_title(f"{correct:,} of {total:,} right, {total - correct:,} wrong")
+    figure.colorbar(shown, label="errors", shrink=0.8)
+    _save(figure, path)
+
+
+def misclassified(
+    path: Path,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    confidence: np.ndarray,
+    indices: np.ndarray,
+) -> None:
+    """A 3 x 3 grid of errors; ``indices`` are their numbers in the test set. Fewer leave gaps."""
+    figure = Figure(figsize=(6, 7), layout="constrained")
+    figure.suptitle("The most confident errors" if len(indices) else "No error in the test set")
+    for place, axes in enumerate(figure.subplots(3, 3).flat):
+        if place >= len(indices):
+            axes.axis("off")
+            continue
+        _image(axes, pixels[place])
+        axes.set_title(
+            f"true {labels[place]}, predicted {predictions[place]}\n"
+            f"with probability {_probability(confidence[place])}",
+            fontsize=9,
+        )
+        axes.set_xlabel(f"test image {indices[place]}", fontsize=7, color=GREY)
+    _save(figure, path)
+
+
+def _probability(value: float) -> str:
+    """Never rounded up to 1."""
+    return f"{value:.3f}" if value < 0.9995 else "> 0.999"
+
+
+def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) -> None:
+    """A scatter of coordinates (N, 2), coloured by digit and labelled at the clusters."""
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    for digit in range(DIGITS):
+        points = coordinates[labels == digit]
+        if not len(points):
+            continue
+        size = 6 if len(coordinates) <= 4000 else 2
+        axes.scatter(*points.T, s=size, color=DIGIT_COLOURS[digit], linewidths=0)
+    for digit in range(DIGITS):  # after all points, so that none hides a label
+        points = coordinates[labels == digit]
+        if len(points):
+            axes.text(
+                *_densest(points), str(digit), fontsize=17, weight="bold", ha="center",
+                va="center", color=DIGIT_COLOURS[digit],
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85,
+                      "edgecolor": DIGIT_COLOURS[digit]},
+            )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def _densest(points: np.ndarray) -> np.ndarray:
+    """The point with the most others around it: a label there lies in a cluster, not between two.
+
+    "Around" is within the tenth percentile of all distances.
+    """
+    sample = points[:: max(1, len(points) // 500)]
+    distances = np.linalg.norm(sample[:, None] - sample[None], axis=2)
+    return sample[(distances <= np.quantile(distances, 0.1)).sum(axis=1).argmax()]
+
+
+def neighbours(
+    path: Path,
+    targets: np.ndarray,
+    target_labels: np.ndarray,
+    nearest: np.ndarray,
+    nearest_labels: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """A row per target: the image (T, 28, 28), then its neighbours (T, K, 28, 28), nearest first.
+
+    Neighbours whose label is not the target's are framed and named in red.
+    """
+    rows, k = nearest_labels.shape
+    figure = Figure(figsize=(1.1 * (k + 1.4), 1.45 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"Test images and their {k} nearest by features (Euclidean distance)")
+    grid = figure.subplots(rows, k + 1, squeeze=False, width_ratios=[1.25] + [1] * k)
+    for row in range(rows):
+        _image(grid[row, 0], targets[row])
+        grid[row, 0].set_title(f"target: {target_labels[row]}", fontsize=10, weight="bold")
+        for place in range(k):
+            axes, label = grid[row, place + 1], nearest_labels[row, place]
+            wrong = label != target_labels[row]
+            _image(axes, nearest[row, place])
+            axes.set_title(str(label), fontsize=10, color=RED if wrong else "black",
+                           weight="bold" if wrong else "normal")  # fmt: skip
+            axes.set_xlabel(f"{distances[row, place]:.2f}", fontsize=7, color=GREY)
+            for spine in axes.spines.values():
+                spine.set(color=RED if wrong else "#CCCCCC", linewidth=3 if wrong else 0.8)
+    _save(figure, path)
+
+
+def augmented(path: Path, originals: np.ndarray, variants: np.ndarray, title: str) -> None:
+    """A column per image: the original (N, 28, 28) uint8, then its variants (V, N, 28, 28)."""
+    rows, columns = 1 + len(variants), len(originals)
+    figure = Figure(figsize=(0.95 * columns, 0.95 * rows + 0.6), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for column in range(columns):
+        _image(grid[0, column], originals[column])
+        for row in range(len(variants)):
+            _image(grid[row + 1, column], variants[row, column])
+            for spine in grid[row + 1, column].spines.values():
+                spine.set_color("#CCCCCC")
+        for spine in grid[0, column].spines.values():
+            spine.set(color=BLUE, linewidth=2)
+    grid[0, 0].set_ylabel("original", fontsize=8, color=BLUE)
+    _save(figure, path)

@@ -1,0 +1,220 @@
+"""A run's directory: the names in it, how they are written, and where a result came from."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+from mnistcnn.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+LOG = "train.log"
+EVALUATE_LOG = "evaluate.log"
+HISTORY = "history.jsonl"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.npz"
+BEST = "best.pt"
+LAST = "last.pt"
+CURVES = "curves.png"
+CONFUSION_PNG = "confusion_matrix.png"
+CONFUSION_CSV = "confusion_matrix.csv"
+MISCLASSIFIED = "misclassified.png"
+TSNE = "tsne.png"
+NEIGHBOURS = "neighbours.png"
+AUGMENTED = "augmented.png"
+SUMMARY = "model_summary.txt"
+
+SLUG_LENGTH = 100
+
+PACKAGES = [
+    "mnistcnn", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scipy",
+    "scikit-learn", "matplotlib",
+]  # fmt: skip
+
+
+def create(path: Path, key: str) -> Path:
+    """Make a directory for a new run, or take one that holds none yet.
+
+    ``key`` is the setting that named it. Raises UsageError where it cannot be written, or holds a
+    run already: results are never overwritten.
+    """
+    path = Path(path).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{key}={path} cannot be written ({error.strerror or error}): name another directory"
+        ) from error
+    taken = [name for name in (METRICS, HISTORY) if (path / name).exists()]
+    if taken:
+        raise UsageError(
+            f"{key}={path} already holds a run ({taken[0]}): name another directory, "
+            "or delete this one"
+        )
+    return path
+
+
+def slug(text: str) -> str:
+    """``text`` as a directory name that needs no quotes anywhere: ``a=1,b=[2,3]`` is ``a-1_b-2-3``.
+
+    At most SLUG_LENGTH characters of letters, digits, dot, dash and underscore.
+    """
+    text = re.sub(r",(?=[\w.+~-]+=)", "_", text)
+    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-")[:SLUG_LENGTH]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a file that appears under its name only when it is whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: dict) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_history(path: Path, row: dict) -> None:
+    """Add an epoch's row to ``history.jsonl`` in ``path``."""
+    with open(path / HISTORY, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_history(path: Path) -> list[dict]:
+    """The rows of ``history.jsonl`` in ``path``; none where there is no such file."""
+    file = path / HISTORY
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def log_to(file: Path) -> Iterator[None]:
+    """Write what mnistcnn logs to ``file`` as well, for as long as the context lasts."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("mnistcnn")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)  # tracebacks go to the file; a console sets a level of its own
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a result."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of this source, with ``-dirty`` behind it where files were changed since.
+
+    None where the package does not lie in a repository that tracks it.
+    """
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def peak_memory_bytes() -> int | None:
+    """The largest resident set of this process so far; None where the system doesn't tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Record:
+    """What becomes ``metrics.json``: values gathered as they become known, seconds by phase."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        # what a process that is killed leaves behind is an interrupted run, never a finished one
+        self.values: dict = {"status": "interrupted"}
+        self.seconds: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - start
+
+    def write(self) -> None:
+        seconds = self.seconds | {"total": time.perf_counter() - self.start}
+        write_json(self.out / METRICS, self.values | {"seconds": seconds})
+
+
+@contextlib.contextmanager
+def record(out: Path, log_name: str) -> Iterator[Record]:
+    """Keep the log and the record of what happens in ``out``, however it ends.
+
+    An error is noted (``status``, ``error``, its traceback in the log file) and raised again.
+    """
+    kept = Record(out)
+    kept.values |= {"versions": versions(), "git_commit": git_commit()}
+    with log_to(out / log_name):
+        try:
+            yield kept
+        except KeyboardInterrupt:
+            kept.values |= {"status": "interrupted", "error": "interrupted from the keyboard"}
+            log.warning("interrupted")
+            raise
+        except Exception as error:
+            kept.values |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            log.debug("failed", exc_info=True)
+            raise
+        finally:
+            kept.write()
+        log.info("%.1f s; everything is in %s", time.perf_counter() - kept.start, out)
