@@ -49,8 +49,10 @@ def save(
 def load(path: Path) -> Checkpoint:
     """Rebuild a network from its checkpoint alone.
 
-    Raises UsageError where the file is no checkpoint of this program's.
+    Raises UsageError where there is no such file, or it is no checkpoint of this program's.
     """
+    if not path.exists():
+        raise UsageError(f"ckpt={path}: there is no such file")
     foreign = f"ckpt={path} is not a checkpoint of mnistcnn"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -4,11 +4,12 @@ Exit codes: 0 done, 1 something went wrong while running, 2 what was asked for i
 130 interrupted from the keyboard.
 """
 
+import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm import tqdm
 
 from mnistcnn import override_errors, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, to_settings
-from mnistcnn.errors import PlainError
+from mnistcnn.engine import resolve_device
+from mnistcnn.errors import PlainError, UsageError
 
 CONF = "pkg://mnistcnn.conf"
 SETTINGS = {"train": TrainSettings, "evaluate": EvaluateSettings}
@@ -61,7 +62,9 @@ class CheckFirst(Callback):
 
 def _settings(composed: DictConfig, config_name: str) -> Any:
     own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    return to_settings(SETTINGS[config_name], own)
+    settings = to_settings(SETTINGS[config_name], own)
+    resolve_device(settings.device)  # whether there is such a device here
+    return settings
 
 
 def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
@@ -74,31 +77,36 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
     _log_to_console()
     failures: list[Exception] = []
 
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        if with_traceback:
+            traceback.print_exception(error)
+        print(f"mnistcnn: {_plain(error)}", file=sys.stderr)
+
     def job(composed: DictConfig) -> None:
+        out = Path(HydraConfig.get().runtime.output_dir)
         try:
-            out = Path(HydraConfig.get().runtime.output_dir)
             task(_settings(composed, config_name), out)
-        except Exception as error:  # kept: Hydra would end a multirun's other jobs with it
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                print(_plain(error), file=sys.stderr)
-            failures.append(error)
+        except Exception as error:  # goes no further: a multirun's other jobs go on
+            with contextlib.suppress(OSError):
+                out.rmdir()  # Hydra's, and still empty where the task did not begin
+            fail(error)
 
     try:
-        known = [field.name for field in fields(SETTINGS[config_name])]
-        override_errors.refuse_dashes(sys.argv[1:], known)
-        with logging_redirect_tqdm([logging.getLogger("mnistcnn")]):
-            hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(job)()
+        override_errors.refuse(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(job)()
     except _Refused as refused:
-        failures.append(refused.error)
+        fail(refused.error)
     except KeyboardInterrupt:
         print("mnistcnn: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except Exception as error:
-        failures.append(error)
+    except (PlainError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
+    except Exception as error:  # not a job's: Hydra could make nothing of the command line
+        fail(UsageError(f"{type(error).__name__}: {error}"))
+    if len(failures) > 1:
+        print(f"mnistcnn: {len(failures)} runs failed", file=sys.stderr)
     if failures:
-        if with_traceback:
-            raise failures[0]
-        print(_plain(failures[0]), file=sys.stderr)
         sys.exit(_exit_code(failures[0]))
 
 
@@ -111,19 +119,25 @@ def _exit_code(error: Exception) -> int:
 def _plain(error: Exception) -> str:
     """One or two lines for a person."""
     if isinstance(error, PlainError):
-        text = str(error)
-    elif isinstance(error, HydraException | OmegaConfBaseException):
-        text = override_errors.explain(error)
-    else:
-        text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
-    return f"mnistcnn: {text}"
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return override_errors.explain(error)
+    return f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+class _Console(logging.StreamHandler):
+    """Writes above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 def _log_to_console() -> None:
     logger = logging.getLogger("mnistcnn")
     logger.setLevel(logging.INFO)
     logger.propagate = False  # Hydra has handlers of its own on the root logger
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Console(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO)
     logger.handlers = [handler]

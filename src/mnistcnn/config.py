@@ -41,10 +41,9 @@ class TrainSettings:
 
 @dataclass
 class SourceSettings:
-    """Where the archives are; the rest of a dataset's settings is in the checkpoint."""
+    """Where the archives of data=mnist are, if no longer where the training found them."""
 
-    dir: str
-    mirrors: list[str]
+    dir: str | None
 
 
 @dataclass
@@ -83,7 +82,7 @@ def to_settings(root: type, composed: DictConfig) -> Any:
     Raises SettingError for a value that is not allowed, and OmegaConf's errors for a key that
     the schema does not know and for a value of the wrong type.
     """
-    settings = OmegaConf.to_object(OmegaConf.merge(_schema(root, composed), composed))
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(_schema(root, composed), composed))
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
         raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")

@@ -41,6 +41,10 @@ class MnistSettings:
     fraction: float = number(0, 1, above=True)
     validation: float = number(0, 0.9, above=True)
 
+    def __post_init__(self):
+        # absolute: a checkpoint that remembers it may be evaluated from another directory
+        self.dir = str(Path(self.dir).expanduser().absolute())
+
 
 @dataclass
 class Mnist5kSettings:
@@ -118,7 +122,7 @@ def load(settings: MnistSettings | Mnist5kSettings, seed: int) -> Digits:
     Raises UsageError where the dataset cannot be found, read or downloaded, or is damaged.
     """
     if isinstance(settings, MnistSettings):
-        pool, test = _mnist(Path(settings.dir).absolute(), tuple(settings.mirrors))
+        pool, test = _mnist(Path(settings.dir), tuple(settings.mirrors))
     else:
         pool, test = _mnist5k()
     train, validation = _split(pool.labels.numpy(), settings.validation, settings.fraction, seed)

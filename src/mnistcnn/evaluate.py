@@ -30,6 +30,7 @@ def run(settings: EvaluateSettings, out: Path) -> dict:
         with record.phase("data"):
             digits = data.load(trained.data, trained.seed).to(device)
         network = loaded.network.to(device, memory_format=torch.channels_last)
+        record.values |= report.describe(network, digits, trained)
         record.values |= {"checkpoint": str(path.absolute()), "epoch": loaded.epoch}
         report.write(network, digits, trained, rundir.read_history(path.parent), record)
         record.values["status"] = "finished"
@@ -54,14 +55,10 @@ def _as_trained(config: str, settings: EvaluateSettings, path: Path) -> TrainSet
         raise UsageError(
             f"ckpt={path} has a configuration that this version cannot read ({error})"
         ) from error
-    data_settings = trained.data
-    if isinstance(data_settings, data.MnistSettings):
-        data_settings = dataclasses.replace(
-            data_settings, dir=settings.data.dir, mirrors=settings.data.mirrors
-        )
+    if isinstance(trained.data, data.MnistSettings) and settings.data.dir is not None:
+        trained.data = dataclasses.replace(trained.data, dir=settings.data.dir)
     return dataclasses.replace(
         trained,
-        data=data_settings,
         device=settings.device,
         precision=settings.precision,
         tsne=settings.tsne,

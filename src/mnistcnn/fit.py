@@ -66,6 +66,7 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, out: Path)
             row |= _train_one(network, digits, settings, optimizer, schedule, epoch, progress)
             seconds = time.perf_counter() - start
             row |= _evaluate(network, digits, precision)
+            progress.on_scored()
             row["seconds"] = time.perf_counter() - start
             row["samples_per_second"] = len(digits.train) / seconds
             history.append(row)
@@ -149,16 +150,16 @@ class _Progress:
 
     def __init__(self, settings: TrainSettings, digits: Digits, steps: int):
         self.settings = settings
-        self.epoch_samples = len(digits.train)
-        # scoring takes no backward pass: about a third of the work of a training step
-        scored = len(digits.train) + len(digits.validation)
-        self.samples = settings.epochs * (self.epoch_samples + scored / 3)
+        self.scored = len(digits.train) + len(digits.validation)
         self.bar = tqdm(
             total=settings.epochs * steps, unit="batch", dynamic_ncols=True, leave=False,
             disable=None,  # where stderr is no terminal
         )  # fmt: skip
-        self.start: float | None = None  # of the second batch: the first pays for warming up
-        self.seen = 0
+        # Work is counted in images trained on. Scoring one has no backward pass and is taken as
+        # a third of that.
+        self.work = settings.epochs * (len(digits.train) + self.scored / 3)
+        self.done = 0.0
+        self.start: float | None = None  # after the first batch, which pays for warming up
         self.told = False
 
     def __enter__(self) -> "_Progress":
@@ -169,21 +170,20 @@ class _Progress:
 
     def on_batch(self, samples: int) -> None:
         self.bar.update()
-        if self.told:
-            return
         now = time.perf_counter()
         if self.start is None:
             self.start = now
             return
-        self.seen += samples
-        if now - self.start >= ESTIMATE_AFTER:
+        self.done += samples
+        if not self.told and now - self.start >= ESTIMATE_AFTER:
             self.told = True
-            self._tell((now - self.start) / self.seen * self.samples)
+            seconds = (now - self.start) / self.done * self.work
+            log.info("about %s for %d epochs", _duration(seconds), self.settings.epochs)
+            if seconds > LONG:
+                log.info("to be faster: %s", ", ".join(_advice(self.settings)))
 
-    def _tell(self, seconds: float) -> None:
-        log.info("about %s for %d epochs", _duration(seconds), self.settings.epochs)
-        if seconds > LONG:
-            log.info("to be faster: %s", ", ".join(_advice(self.settings)))
+    def on_scored(self) -> None:
+        self.done += self.scored / 3
 
 
 def _duration(seconds: float) -> str:

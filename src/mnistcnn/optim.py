@@ -21,9 +21,9 @@ from mnistcnn.settings import choice, number
 @dataclass
 class AdadeltaSettings:
     name: str = choice("adadelta")
-    lr: float = number(0, 1e6, above=True)
+    lr: float = number(0, 1_000_000, above=True)
     rho: float = number(0, 1)
-    weight_decay: float = number(0, 1e6)
+    weight_decay: float = number(0, 1_000_000)
 
 
 @dataclass
@@ -31,9 +31,9 @@ class AdamSettings:
     """Of Adam and its relatives."""
 
     name: str = choice("adam", "adamax", "adamw")
-    lr: float = number(0, 1e6, above=True)
+    lr: float = number(0, 1_000_000, above=True)
     betas: list[float] = number(0, 0.999999)
-    weight_decay: float = number(0, 1e6)
+    weight_decay: float = number(0, 1_000_000)
 
     def problems(self):
         if len(self.betas) != 2:
@@ -43,18 +43,18 @@ class AdamSettings:
 @dataclass
 class SgdSettings:
     name: str = choice("sgd")
-    lr: float = number(0, 1e6, above=True)
+    lr: float = number(0, 1_000_000, above=True)
     momentum: float = number(0, 1)
-    weight_decay: float = number(0, 1e6)
+    weight_decay: float = number(0, 1_000_000)
 
 
 @dataclass
 class RmspropSettings:
     name: str = choice("rmsprop")
-    lr: float = number(0, 1e6, above=True)
+    lr: float = number(0, 1_000_000, above=True)
     alpha: float = number(0, 1)  # smoothing
     momentum: float = number(0, 1)
-    weight_decay: float = number(0, 1e6)
+    weight_decay: float = number(0, 1_000_000)
 
 
 OPTIMIZERS = {

@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, Node
 from omegaconf.errors import (
@@ -14,7 +15,10 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from mnistcnn.config import VARIANTS
 from mnistcnn.errors import UsageError
+
+NEAR = 0.7  # likeness of a name that is worth suggesting, of 1
 
 TYPES = {
     "Integer": "a whole number",
@@ -32,6 +36,9 @@ def explain(error: Exception) -> str:
             f"{group}={option}: there is no such {group}{_nearest(option, error.options)}\n"
             f"It must be one of {', '.join(error.options)}."
         )
+    if str(error).startswith("Ambiguous value"):
+        override = str(error).split("'")[1]
+        return f"{override}: several values need -m, a list needs brackets"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: settings are written key=value"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -49,6 +56,8 @@ def _wrong_type(error: ValidationError) -> str:
     wanted = re.match(r"Value (.*) of type .* could not be converted to (\w+)", message)
     if wanted and wanted[2] in TYPES:
         return f"{wanted[1]} is not {TYPES[wanted[2]]}"
+    if "is not a ListConfig" in message:
+        return f"a list is wanted: {error.full_key}=[...]"
     return message
 
 
@@ -79,17 +88,29 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
     A name may be near a whole key or the last part of one: ``lr`` means ``optimizer.lr``.
     """
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
     if not near:
         by_last_part = {key.rpartition(".")[2]: key for key in known}
-        last_part = name.rpartition(".")[2]
-        near = [by_last_part[part] for part in difflib.get_close_matches(last_part, by_last_part, 1)]
+        parts = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, 1, NEAR)
+        near = [by_last_part[part] for part in parts]
     return f"; did you mean {near[0]}?" if near else "."
 
 
-def refuse_dashes(arguments: Iterable[str], known: Collection[str]) -> None:
-    """Raise UsageError for ``--epochs 3`` or ``--epochs=3``, which Hydra would not understand."""
+def refuse(arguments: list[str]) -> None:
+    """Raise UsageError for what Hydra would take and misunderstand, or refuse at length.
+
+    That is a flag that it does not have, such as ``--epochs 3``, and the name of a group's
+    option, which tells what else is in the group and cannot be changed by itself.
+    """
+    _, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].lstrip("-").partition("=")[0]
+        raise UsageError(
+            f"there is no flag {unknown[0]}; settings are written without dashes, as {name}=..."
+        )
     for argument in arguments:
-        name = re.match(r"--?([\w-]+)", argument)
-        if name and (key := name[1].replace("-", "_")) in known:
-            raise UsageError(f"{argument}: settings are written without dashes, as {key}=...")
+        renamed = re.match(r"\+*(\w+)\.name=(.*)", argument)
+        if renamed and renamed[1] in VARIANTS:
+            raise UsageError(
+                f"{argument}: to choose another {renamed[1]}, write {renamed[1]}={renamed[2]}"
+            )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mnistcnn import DIGITS
 
@@ -57,7 +58,7 @@ def curves(path: Path, history: list[dict]) -> None:
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     loss.legend(frameon=False)
     _save(figure, path)
@@ -87,7 +88,7 @@ def confusion(path: Path, counts: np.ndarray) -> None:
     axes.set_ylabel("true")
     correct, total = int(np.trace(counts)), int(counts.sum())
     axes.set_title(f"{correct:,} of {total:,} right, {total - correct:,} wrong")
-    figure.colorbar(shown, label="errors", shrink=0.8)
+    figure.colorbar(shown, label="errors", shrink=0.8, ticks=MaxNLocator(integer=True))
     _save(figure, path)
 
 
@@ -142,6 +143,7 @@ def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) ->
             )  # fmt: skip
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")  # distances mean the same both ways
     axes.set_title(title)
     _save(figure, path)
 

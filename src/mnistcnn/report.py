@@ -32,7 +32,17 @@ from mnistcnn.seeding import Stream
 log = logging.getLogger(__name__)
 
 ERRORS_SHOWN = 9
-AUGMENTED_IMAGES, AUGMENTED_VARIANTS = 8, 5
+AUGMENTED_VARIANTS = 6
+
+
+def describe(network: Classifier, digits: Digits, settings: TrainSettings) -> dict:
+    """What is known of a run before its first epoch, as ``metrics.json`` has it."""
+    return {
+        "seed": settings.seed,
+        "model": {"name": settings.model.name, "parameters": network.parameter_count()},
+        "data": digits.describe(),
+        "device": engine.describe(network.mean.device),
+    }
 
 
 def write(
@@ -50,14 +60,8 @@ def write(
     precision = engine.resolve_precision(settings.precision, device)
     with record.phase("test"):
         scores, test = _score(network, digits, precision)
-    record.values |= scores | {
-        "seed": settings.seed,
-        "model": {"name": settings.model.name, "parameters": network.parameter_count()},
-        "data": digits.describe(),
-        "device": engine.describe(device),
-        "peak_memory_bytes": _peak_memory_bytes(device),
-    }
-    write_predictions(out, test)
+    record.values |= scores
+    _write_predictions(out, test)
     record.write()
     accuracy, (low, high) = scores["test"]["accuracy"], scores["test"]["accuracy_ci95"]
     log.info(
@@ -107,7 +111,7 @@ def _score(
     }, test
 
 
-def write_predictions(out: Path, test: Predictions) -> None:
+def _write_predictions(out: Path, test: Predictions) -> None:
     """``predictions.npz``, in test-set order."""
     content = io.BytesIO()
     np.savez_compressed(
@@ -159,7 +163,7 @@ def _augmented(path: Path, digits: Digits, aug: AugmentSettings, seed: int) -> N
     """The first training image of each digit, as the first epochs might see it."""
     train = digits.train
     first = torch.stack([torch.argmax((train.labels == digit).int()) for digit in range(DIGITS)])
-    images = train[first[:AUGMENTED_IMAGES]].pixels
+    images = train[first].pixels
     variants = []
     for variant in range(AUGMENTED_VARIANTS):
         generator = seeding.torch_generator(seed, Stream.AUGMENT, variant + 1)

@@ -27,10 +27,10 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return f"a number {'above' if self.above else 'of at least'} {self.low:g}"
+            return f"a number {'above' if self.above else 'of at least'} {self.low}"
         if self.above:
-            return f"a number above {self.low:g} and at most {self.high:g}"
-        return f"a number from {self.low:g} to {self.high:g}"
+            return f"a number above {self.low} and at most {self.high}"
+        return f"a number from {self.low} to {self.high}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ def run(settings: TrainSettings, out: Path) -> dict:
         network = models.build(settings.model)
         network.normalise_by(*digits.pixel_statistics())
         network.to(device, memory_format=torch.channels_last)
+        record.values |= report.describe(network, digits, settings)
         log.info(
             "%s with %s parameters on %s",
             settings.model.name, f"{network.parameter_count():,}", engine.describe(device),
