@@ -157,8 +157,9 @@ def vgg16(settings: Vgg16Settings) -> Classifier:
     """VGG16 (configuration D of arXiv:1409.1556) for 28 x 28 pixels.
 
     The first convolution pads the image to 32 x 32, so that five poolings leave one pixel.
-    Initialised as torchvision's: without batch normalisation, PyTorch's own defaults let the
-    signal of sixteen layers die out.
+    All layers are initialised after He et al. (arXiv:1502.01852): with PyTorch's defaults, or with
+    the small linear weights that suit VGG's 25,088 inputs, the signal of sixteen layers without
+    batch normalisation dies out, and Adam at 0.001 stays at 10% for epochs.
     """
     layers: list[nn.Module] = []
     inputs, padding = 1, 3
@@ -174,11 +175,8 @@ def vgg16(settings: Vgg16Settings) -> Classifier:
         layers += [nn.Linear(size, hidden), nn.ReLU(inplace=True), nn.Dropout(settings.dropout)]
     classifier = Classifier(nn.Sequential(*layers), nn.Linear(hidden, DIGITS))
     for module in classifier.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
     return classifier
 

@@ -59,9 +59,9 @@ def choice(*names: str) -> Any:
 def check(settings: Any, prefix: str = "") -> None:
     """Check every field of a settings dataclass against its rule, and then the dataclass's own.
 
-    A list must hold at least one element, and each element must pass. ``None`` passes: whether a
-    field may be None is a matter of its type. A dataclass may add rules over several fields in a
-    method ``problems()`` that yields ``(field, allowed)`` pairs.
+    Where a rule stands beside a list, the list must hold at least one element, and each must pass.
+    ``None`` passes: whether a field may be None is a matter of its type. A dataclass may add rules
+    over several fields in a method ``problems()`` that yields ``(field, allowed)`` pairs.
 
     Raises SettingError with the full name of the first setting that is not allowed.
     """
@@ -69,9 +69,9 @@ def check(settings: Any, prefix: str = "") -> None:
         value, key = getattr(settings, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             check(value, f"{key}.")
-        elif isinstance(value, list) and not value:
-            raise SettingError(key, value, "a list with at least one element")
         elif rule := field.metadata.get(_RULE):
+            if value == []:
+                raise SettingError(key, value, "a list with at least one element")
             elements = value if isinstance(value, list) else [value]
             if not all(element is None or rule.allows(element) for element in elements):
                 each = "a list in which each element is " if isinstance(value, list) else ""

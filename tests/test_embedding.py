@@ -1,0 +1,54 @@
+"""Neighbours and t-SNE."""
+
+import numpy as np
+import pytest
+
+from mnistcnn import embedding
+
+
+def test_nearest_leaves_the_target_out_and_orders_by_distance():
+    features = np.array([[0.0], [1.0], [3.0], [7.0], [-2.0]], np.float32)
+    indices, distances = embedding.nearest(features, np.array([0, 3]), 3)
+    assert indices.tolist() == [[1, 4, 2], [2, 1, 0]]
+    assert distances == pytest.approx(np.array([[1, 2, 3], [4, 6, 7]]))
+
+
+def test_nearest_among_equals_never_returns_the_target():
+    features = np.zeros((9, 4), np.float32)  # as of a network whose last layer is dead
+    for target in range(9):
+        indices, distances = embedding.nearest(features, np.array([target]), 3)
+        assert indices.shape == (1, 3) and target not in indices
+        assert not distances.any()
+
+
+def test_nearest_is_euclidean():
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(40, 6)).astype(np.float32)
+    indices, distances = embedding.nearest(features, np.array([5]), 4)
+    expected = np.linalg.norm(features - features[5], axis=1)
+    order = np.argsort(expected)[1:5]
+    assert indices[0].tolist() == order.tolist()
+    assert distances[0] == pytest.approx(expected[order], rel=1e-4)
+
+
+def test_choose():
+    chosen = embedding.choose(5, 100, np.random.default_rng(0))
+    assert len(set(chosen.tolist())) == 5 and sorted(chosen) == chosen.tolist()
+    assert embedding.choose(500, 100, np.random.default_rng(0)).tolist() == list(range(100))
+
+
+def test_tsne_keeps_clusters_together_and_repeats_itself():
+    generator = np.random.default_rng(1)
+    centres = generator.normal(scale=10, size=(3, 80))
+    labels = np.repeat(np.arange(3), 40)
+    features = (centres[labels] + generator.normal(size=(120, 80))).astype(np.float32)
+    first = embedding.tsne(features, perplexity=10, seed=4)
+    assert first.shape == (120, 2)
+    indices, _ = embedding.nearest(first, np.arange(120), 5)
+    assert (labels[indices] == labels[:, None]).mean() > 0.99
+    assert np.array_equal(first, embedding.tsne(features, perplexity=10, seed=4))
+
+
+def test_tsne_of_few_samples_lowers_the_perplexity():
+    few = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    assert embedding.tsne(few, perplexity=30, seed=0).shape == (10, 2)
