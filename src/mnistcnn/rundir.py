@@ -72,8 +72,9 @@ def slug(text: str) -> str:
 
     At most SLUG_LENGTH characters of letters, digits, dot, dash and underscore.
     """
-    text = re.sub(r",(?=[\w.+~-]+=)", "_", text)
-    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-")[:SLUG_LENGTH]
+    parts = re.split(r",(?=[\w.+~-]+=)", text)
+    clean = (re.sub(r"[^\w.]+", "-", part, flags=re.ASCII).strip("-") for part in parts)
+    return "_".join(clean)[:SLUG_LENGTH]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

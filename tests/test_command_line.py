@@ -1,0 +1,224 @@
+"""What a person types, and what they are told."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mnistcnn import evaluate, rundir, train
+
+from .conftest import TINY
+
+REFUSED = [
+    # what was typed, and what the answer must name
+    ("epoch=3", ["no setting epoch", "did you mean epochs?"]),
+    ("+typo=1", ["no setting typo"]),
+    ("++model.typo=1", ["no setting model.typo", "model.channels"]),
+    ("optimiser=adam", ["optimiser", "did you mean optimizer?"]),
+    ("lr=0.1", ["did you mean optimizer.lr?"]),
+    ("aug=ful", ["aug=ful", "did you mean full?", "none, prose, rotate45_flip"]),
+    ("model=resnet", ["did you mean resnet50?", "convnet, custom, fcnet, resnet50, vgg16"]),
+    ("experiment=smok", ["did you mean smoke?"]),
+    ("epochs=abc", ["epochs", "'abc' is not a whole number"]),
+    ("epochs=1.5", ["epochs", "not a whole number"]),
+    ("epochs=", ["epochs", "not a whole number"]),
+    ("data.fraction=half", ["data.fraction", "'half' is not a number"]),
+    ("data.fraction=0", ["data.fraction=0", "above 0 and at most 1"]),
+    ("data.fraction=-1", ["data.fraction=-1", "above 0 and at most 1"]),
+    ("data.fraction=nan", ["data.fraction=nan", "above 0 and at most 1"]),
+    ("data.fraction=1.5", ["data.fraction=1.5", "above 0 and at most 1"]),
+    ("data.fraction=1,0.5", ["data.fraction=1,0.5", "-m"]),
+    ("batch_size=0", ["batch_size=0", "from 1 to"]),
+    ("model.channels=[]", ["model.channels=[]", "at least one"]),
+    ("model.channels=8", ["model.channels=[...]"]),
+    ("model.channels=[8,8,8,8]", ["model.channels", "28-pixel"]),
+    ("model.name=custom", ["model=custom"]),
+    ("model=null", ["Config group"]),
+    ("device=cuda:77", ["device=cuda:77", "auto"]),
+    ("device=gpu", ["device=gpu", "cuda"]),
+    ("batch_size", ["cannot read 'batch_size'", "key=value"]),
+    ("--epochs=3", ["no flag --epochs", "epochs=..."]),
+    ("-e", ["no flag -e"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "named"), REFUSED, ids=[typed for typed, _ in REFUSED])
+def test_bad_input_is_refused_in_plain_lines(command, tmp_path, typed, named):
+    code, out, err = command(train.main, "data=mnist5k", typed)
+    assert code == 2
+    assert out == "" and err.startswith("mnistcnn: ")
+    assert len(err.splitlines()) <= 2 and "Traceback" not in err
+    for part in named:
+        assert part in err
+    assert list(tmp_path.iterdir()) == []  # no half-made run
+
+
+def test_a_key_of_another_model_is_answered_with_its_own_keys(command):
+    code, _, err = command(train.main, "model=custom", "model.stride=2")
+    assert code == 2 and "no setting model.stride" in err and "model.width" in err
+
+
+def test_hydra_full_error_shows_the_traceback(command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mnistcnn", "batch_size=0"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" in err and "SettingError" in err
+
+
+@pytest.mark.parametrize(
+    "directory", ["{tmp}/file/run", "/proc/nowhere/run"], ids=["below a file", "in /proc"]
+)
+def test_an_unwritable_output_directory(command, tmp_path, directory):
+    (tmp_path / "file").write_text("")
+    path = directory.format(tmp=tmp_path)
+    code, _, err = command(train.main, *TINY, f"hydra.run.dir={path}")
+    assert code == 2 and f"hydra.run.dir={path} cannot be written" in err
+    code, _, err = command(train.main, "-m", *TINY, "seed=1,2", f"hydra.sweep.dir={path}")
+    assert code == 2 and "hydra.sweep.dir" in err
+
+
+def test_a_missing_dataset_without_network(command, tmp_path):
+    mirror = "http://127.0.0.1:1"  # nobody listens there
+    code, _, err = command(
+        train.main, f"data.dir={tmp_path}/none", f"data.mirrors=['{mirror}']", "hydra.run.dir=run"
+    )
+    assert code == 2 and len(err.splitlines()) <= 2
+    for part in ("train-images-idx3-ubyte.gz", mirror, "MNISTCNN_DATA_DIR", "data=mnist5k"):
+        assert part in err
+    written = json.loads((tmp_path / "run" / rundir.METRICS).read_text())
+    assert written["status"] == "failed"
+
+
+def test_a_loss_that_is_not_finite(command, tmp_path):
+    code, _, err = command(
+        train.main, *TINY, "optimizer=sgd", "optimizer.lr=1e6", "hydra.run.dir=run"
+    )
+    assert code == 1
+    assert err.startswith("mnistcnn: the loss became") and "optimizer.lr" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_bug_is_one_line_too(command, monkeypatch, tmp_path):
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(train.data, "load", broken)
+    code, _, err = command(train.main, *TINY, "hydra.run.dir=run")
+    assert code == 1 and err.startswith("mnistcnn: ZeroDivisionError: by zero")
+    assert "Traceback" in (tmp_path / "run" / rundir.LOG).read_text()
+
+
+def test_an_interrupt_exits_130(command, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", interrupt)
+    code, _, err = command(train.main, *TINY, "hydra.run.dir=run")
+    assert code == 130 and "interrupted" in err
+    assert json.loads((tmp_path / "run" / rundir.METRICS).read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "named"),
+    [
+        ([], ["ckpt must be given"]),
+        (["ckpt=nowhere"], ["ckpt=nowhere", "no such file"]),
+        (["ckpt=."], ["not the directory of a run"]),
+        (["ckpt=/etc/passwd"], ["not a checkpoint of mnistcnn"]),
+        (["ckp=x"], ["did you mean ckpt?"]),
+        (["ckpt=.", "tsne.samples=3"], ["tsne.samples=3", "from 10 to 10000"]),
+        (["ckpt=.", "seed=3"], ["no setting seed"]),
+    ],
+)
+def test_evaluate_refuses(command, tmp_path, ckpt, named):
+    code, out, err = command(evaluate.main, *ckpt)
+    assert code == 2 and len(err.splitlines()) <= 2 and "Traceback" not in err
+    for part in named:
+        assert part in err
+    assert not list(tmp_path.rglob("*.*"))  # neither files nor a directory that says "evaluate"
+
+
+def test_a_run_in_the_default_directory_and_its_evaluation(command, tmp_path):
+    code, out, err = command(train.main, *TINY, "aug=full")
+    assert code == 0 and "test accuracy" in out
+    (run,) = tmp_path.glob("outputs/*/*-convnet-full")
+    assert not set(str(run.relative_to(tmp_path))) & set("=, ")
+    code, out, err = command(evaluate.main, f"ckpt={run}", "tsne.samples=20")
+    assert code == 0
+    (evaluation,) = tmp_path.glob("outputs/*/*-evaluate")
+    one, other = (json.loads((path / rundir.METRICS).read_text()) for path in (run, evaluation))
+    assert one["test"] == other["test"]
+
+
+def test_a_multirun_goes_on_after_a_failure(command, tmp_path):
+    code, out, err = command(
+        train.main, "-m", *TINY, "model=fcnet", "seed=0", "optimizer.lr=1,-1,0.5"
+    )
+    assert code == 2
+    assert "optimizer.lr=-1.0 is not possible" in err
+    (sweep,) = tmp_path.glob("outputs/*/*-multirun")
+    runs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert len(runs) == 2 and "optimizer.lr-1" in runs[0] and "optimizer.lr-0.5" in runs[1]
+    for run in runs:
+        assert not set(run) & set("=, []")
+        assert json.loads((sweep / run / rundir.METRICS).read_text())["status"] == "finished"
+
+
+def test_cfg_prints_the_composed_configuration(command, tmp_path):
+    code, out, _ = command(train.main, "model=custom", "--cfg", "job")
+    assert code == 0 and "channels:" in out and "name: adam" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main], ids=["train", "evaluate"])
+def test_help_is_for_people(command, main):
+    code, out, _ = command(main, "--help")
+    assert code == 0
+    name = main.__module__
+    assert out.count(f"python -m {name}") >= 6  # usage and five examples
+    assert "Powered by Hydra" not in out
+
+
+def test_tab_completion(command, monkeypatch):
+    code, out, _ = command(train.main, "-sc", "install=bash")
+    assert code == 0 and "complete" in out
+    monkeypatch.setenv("COMP_LINE", "mnistcnn-train aug=")
+    monkeypatch.setenv("COMP_POINT", "19")
+    code, out, _ = command(train.main, "-sc", "query=bash")
+    assert code == 0
+    assert out.split() == ["aug=full", "aug=none", "aug=prose", "aug=rotate45_flip"]
+
+
+def test_slugs():
+    assert rundir.slug("data.fraction=0.5,seed=3") == "data.fraction-0.5_seed-3"
+    assert rundir.slug("model.channels=[32,64]") == "model.channels-32-64"
+    assert rundir.slug("model.channels=[32,64],aug=full") == "model.channels-32-64_aug-full"
+    assert len(rundir.slug("a" * 1000)) == rundir.SLUG_LENGTH
+    assert rundir.slug("+x=é/..") == "x-.."
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_as_a_process(tmp_path):
+    done = run("mnistcnn.train", *TINY, f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bar where there is no terminal
+    refused = run("mnistcnn.train", "epoch=3")
+    assert refused.returncode == 2 and "did you mean epochs?" in refused.stderr
+
+
+def test_console_scripts_are_installed():
+    from importlib.metadata import entry_points
+
+    scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
+    assert scripts["mnistcnn-train"] == "mnistcnn.train:main"
+    assert scripts["mnistcnn-evaluate"] == "mnistcnn.evaluate:main"

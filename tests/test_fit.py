@@ -1,0 +1,205 @@
+"""The epochs: what they compute, when they stop, what they keep."""
+
+import math
+from itertools import islice
+
+import pytest
+import torch
+
+from mnistcnn import checkpoint, data, engine, fit, metrics, models, optim, rundir, seeding
+from mnistcnn.seeding import Stream
+
+from .conftest import TINY, same_weights, settings
+
+PINNED = [
+    2.33309, 2.29805, 2.30235, 2.29355, 2.30823, 2.25807, 2.27255, 2.29089, 2.26285, 2.26285,
+]  # fmt: skip
+CPU, FLOAT32 = torch.device("cpu"), torch.float32
+
+
+def trained(out, *overrides: str):
+    chosen = settings(*TINY, *overrides)
+    digits = data.load(chosen.data, chosen.seed)
+    seeding.seed_global(chosen.seed, Stream.WEIGHTS)
+    network = models.build(chosen.model)
+    network.normalise_by(*digits.pixel_statistics())
+    out.mkdir(exist_ok=True)
+    return network, digits, fit.fit(network, digits, chosen, out)
+
+
+def test_a_pinned_loss_trace():
+    """Ten steps of the default recipe: any change here changes every result."""
+    chosen = settings("data=mnist5k", "aug=full", "batch_size=64")
+    digits = data.load(chosen.data, 0)
+    seeding.seed_global(0, Stream.WEIGHTS)
+    network = models.build(chosen.model)
+    network.normalise_by(*digits.pixel_statistics())
+    optimizer = optim.optimizer(chosen.optimizer, network.parameters())
+    schedule = optim.schedule(chosen.scheduler, optimizer, 1, 10)
+    seeding.seed_global(0, Stream.DROPOUT, 1)
+    batches = islice(fit.training_batches(digits.train, chosen, 1), 10)
+    losses = [
+        engine.train_epoch(network, [batch], optimizer, schedule, FLOAT32, epoch=1)[0]
+        for batch in batches
+    ]
+    assert losses == pytest.approx(PINNED, rel=1e-4)
+
+
+def test_history_has_what_the_contract_names(tmp_path):
+    _, digits, done = trained(tmp_path, "epochs=2")
+    assert rundir.read_history(tmp_path) == done.history
+    assert [row["epoch"] for row in done.history] == [1, 2]
+    assert [row["lr"] for row in done.history] == pytest.approx([1.0, 0.7])
+    for row in done.history:
+        assert row.keys() == {
+            "epoch", "lr", "train_loss", "train_accuracy", "train_loss_running",
+            "train_accuracy_running", "val_loss", "val_accuracy", "seconds", "samples_per_second",
+        }  # fmt: skip
+        assert 0 < row["samples_per_second"] * row["seconds"] > len(digits.train)
+        assert row["train_accuracy_running"] * len(digits.train) == pytest.approx(
+            round(row["train_accuracy_running"] * len(digits.train)), abs=1e-6
+        )
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+    one, _, first = trained(tmp_path / "a", "aug=full")
+    two, _, second = trained(tmp_path / "b", "aug=full")
+    other, _, _ = trained(tmp_path / "c", "aug=full", "seed=1")
+    assert same_weights(one.state_dict(), two.state_dict())
+    assert not same_weights(one.state_dict(), other.state_dict())
+    timings = {"seconds", "samples_per_second"}
+    for row, again in zip(first.history, second.history, strict=True):
+        assert {k: v for k, v in row.items() if k not in timings} == {
+            k: v for k, v in again.items() if k not in timings
+        }
+
+
+def test_scores_of_an_epoch_are_those_of_its_weights_without_augmentation(tmp_path):
+    network, digits, done = trained(tmp_path, "aug=prose")
+    predictions = engine.infer(network, data.evaluation_batches(digits.validation), FLOAT32)
+    assert metrics.score(predictions)["accuracy"] == done.history[-1]["val_accuracy"]
+    images = data.to_unit(digits.train.pixels)
+    with torch.no_grad():
+        right = (network(images).argmax(1) == digits.train.labels).float().mean()
+    assert done.history[-1]["train_accuracy"] == pytest.approx(right.item(), abs=1e-6)
+
+
+def test_best_is_the_first_epoch_of_the_highest_validation_accuracy(tmp_path):
+    _, _, done = trained(tmp_path, "epochs=6", "optimizer.lr=3", "scheduler=none")
+    accuracies = [row["val_accuracy"] for row in done.history]
+    assert done.best_epoch == accuracies.index(max(accuracies)) + 1
+    best, last = (checkpoint.load(tmp_path / name) for name in (rundir.BEST, rundir.LAST))
+    assert (best.epoch, last.epoch) == (done.best_epoch, 6)
+    digits = data.load(settings(*TINY).data, 0)
+    for loaded, row in ((best, done.history[done.best_epoch - 1]), (last, done.history[-1])):
+        scored = engine.infer(loaded.network, data.evaluation_batches(digits.validation), FLOAT32)
+        assert metrics.score(scored)["accuracy"] == row["val_accuracy"]
+
+
+def test_early_stopping(tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.7, 0.7, 0.6, 0.9])
+    monkeypatch.setattr(fit, "_evaluate", lambda *_: {
+        "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": next(accuracies),
+    })  # fmt: skip
+    _, _, done = trained(tmp_path, "epochs=5", "early_stopping.patience=2")
+    assert (done.status, len(done.history), done.best_epoch) == ("early_stopped", 4, 2)
+
+
+def test_patience_that_runs_out_with_the_epochs_is_no_early_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "_evaluate", lambda *_: {
+        "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5,
+    })  # fmt: skip
+    _, _, done = trained(tmp_path, "epochs=2", "early_stopping.patience=1")
+    assert (done.status, len(done.history)) == ("finished", 2)
+
+
+def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(tmp_path):
+    with pytest.raises(engine.NonFiniteLoss, match=r"epoch 1, batch \d+, at learning rate 1e\+06"):
+        trained(tmp_path, "optimizer=sgd", "optimizer.lr=1e6")
+    kept = checkpoint.load(tmp_path / rundir.LAST)
+    assert kept.epoch == 0
+    assert all(torch.isfinite(weight).all() for weight in kept.network.state_dict().values())
+
+
+def test_a_late_failure_keeps_the_last_whole_epoch(tmp_path, monkeypatch):
+    real = engine.train_epoch
+
+    def fails_in_epoch_3(*arguments):
+        if arguments[5] == 3:
+            raise engine.NonFiniteLoss(3, 1, 0.49, math.nan)
+        return real(*arguments)
+
+    monkeypatch.setattr(engine, "train_epoch", fails_in_epoch_3)
+    with pytest.raises(engine.NonFiniteLoss):
+        trained(tmp_path, "epochs=4")
+    assert checkpoint.load(tmp_path / rundir.LAST).epoch == 2
+    assert len(rundir.read_history(tmp_path)) == 2
+
+
+def test_losses_that_are_looked_at_together_name_the_first_bad_batch(monkeypatch):
+    pending = [torch.tensor(x) for x in (0.5, 0.4, math.inf, math.nan)]
+    with pytest.raises(engine.NonFiniteLoss, match="became inf in epoch 2, batch 103"):
+        engine._finite(pending, epoch=2, seen=100, lr=1.0)
+    assert engine._finite(pending[:2], 2, 100, 1.0) == pytest.approx([0.5, 0.4])
+
+
+def test_running_scores_weigh_samples_and_not_batches():
+    network = models.build(settings("model=fcnet", "model.dropout=0").model)
+    images, labels = torch.rand(7, 1, 28, 28), torch.arange(7)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    batches = [(images[:5], labels[:5]), (images[5:], labels[5:])]
+    loss, accuracy = engine.train_epoch(network, batches, optimizer, schedule, FLOAT32, 1)
+    with torch.no_grad():
+        logits = network(images)
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_training_batches_see_every_image_once(digits):
+    chosen = settings("data=mnist5k", "batch_size=100")
+    labels = torch.cat([labels for _, labels in fit.training_batches(digits.train, chosen, 1)])
+    order = data.epoch_order(0, 1, len(digits.train))
+    assert torch.equal(labels, digits.train.labels[order])
+
+
+def test_epochs_augment_differently_and_repeatably(digits):
+    chosen = settings("data=mnist5k", "aug=full")
+    first, again, second = (
+        torch.cat([images for images, _ in fit.training_batches(digits.train, chosen, epoch)])
+        for epoch in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    # the same image in two epochs
+    position = [data.epoch_order(0, epoch, len(digits.train)).argsort()[0] for epoch in (1, 2)]
+    assert not torch.equal(first[position[0]], second[position[1]])
+
+
+def test_devices_and_precisions():
+    assert engine.resolve_device("cpu") == CPU
+    assert engine.resolve_precision("auto", CPU) == torch.float32
+    assert engine.resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
+    assert engine.resolve_precision("float32", torch.device("cuda")) == torch.float32
+    assert engine.resolve_precision("bfloat16", CPU) == torch.bfloat16
+
+
+def test_bfloat16_trains_on_a_cpu_too(tmp_path):
+    _, _, done = trained(tmp_path, "precision=bfloat16", "epochs=2")
+    assert done.history[-1]["train_loss"] < 2.3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(12.3, "12 s"), (600, "10 min"), (22_680, "6.3 hours")]
+)
+def test_durations(seconds, said):
+    assert fit._duration(seconds) == said
+
+
+def test_advice_names_what_would_help():
+    advice = " ".join(fit._advice(settings("model=custom")))
+    assert "model.width=0.25" in advice and "data.fraction=0.25" in advice
+    assert "width" not in " ".join(fit._advice(settings("model=resnet50")))
+    few = list(fit._advice(settings("model=fcnet", "data=mnist5k", "epochs=2",
+                                    "data.fraction=0.1")))  # fmt: skip
+    assert few == ["or a GPU"]

@@ -1,0 +1,64 @@
+"""Writing so that nothing is ever half there."""
+
+import json
+import os
+
+import pytest
+
+from mnistcnn import rundir
+from mnistcnn.errors import UsageError
+
+
+def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
+    path = tmp_path / "file"
+    rundir.write_text(path, "one")
+    with pytest.raises(ZeroDivisionError):
+        rundir.write_atomically(path, lambda file: (file.write(b"tw"), 1 / 0))
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    rundir.write_text(tmp_path / "file", "")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_json_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError):
+        rundir.write_json(tmp_path / "file.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_create_makes_parents_and_keeps_what_is_no_run(tmp_path):
+    path = rundir.create(tmp_path / "a" / "b", "hydra.run.dir")
+    (path / "notes.txt").write_text("mine")
+    assert rundir.create(path, "hydra.run.dir") == path
+    (path / rundir.HISTORY).write_text("")
+    with pytest.raises(UsageError, match="already holds a run"):
+        rundir.create(path, "hydra.run.dir")
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_history_is_read_back(tmp_path):
+    assert rundir.read_history(tmp_path) == []
+    rows = [{"epoch": 1, "val_accuracy": 0.1}, {"epoch": 2, "val_accuracy": 0.2}]
+    for row in rows:
+        rundir.append_history(tmp_path, row)
+    assert rundir.read_history(tmp_path) == rows
+
+
+def test_a_record_says_how_it_ended(tmp_path):
+    with pytest.raises(ValueError), rundir.record(tmp_path, rundir.LOG) as record:
+        with record.phase("data"):
+            record.values["seed"] = 5
+        raise ValueError("bad luck")
+    written = json.loads((tmp_path / rundir.METRICS).read_text())
+    assert (written["status"], written["error"]) == ("failed", "ValueError: bad luck")
+    assert written["seed"] == 5 and written["seconds"].keys() == {"data", "total"}
+
+
+def test_provenance():
+    assert {"python", "torch", "mnistcnn"} <= rundir.versions().keys()
+    commit = rundir.git_commit()
+    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+    assert rundir.peak_memory_bytes() > 10e6
