@@ -5,13 +5,16 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import torch
@@ -28,8 +31,10 @@ log = logging.getLogger(__name__)
 # Part of the last digit of every score: it must be the same wherever images are scored.
 EVALUATION_BATCH = 1000
 
-TIMEOUT = 10.0  # seconds without an answer or a byte before a mirror is given up
-PATIENCE = 20.0  # seconds after which a mirror must have shown SLOWEST on average
+# A mirror is given up after TIMEOUT without a byte on an open connection, and after PATIENCE if by
+# then it has not sent SLOWEST on average.
+TIMEOUT = 10.0  # seconds
+PATIENCE = 20.0  # seconds
 SLOWEST = 20_000  # bytes per second
 
 
@@ -104,7 +109,7 @@ class Digits:
 
         Counted in integers, hence the same to the last bit on every device.
         """
-        counts = torch.bincount(self.train.pixels.flatten().int(), minlength=256).cpu().double()
+        counts = torch.bincount(self.train.pixels.cpu().flatten(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         mean = (counts * values).sum() / counts.sum()
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()
@@ -293,8 +298,8 @@ def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
             log.info("downloading %s", url)
             try:
                 content = _fetch(url)
-            except (OSError, ValueError) as error:  # ValueError: not a URL
-                reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
+            except OSError as error:
+                reasons.append(f"{mirror}: {error}")
                 continue
             if hashlib.sha256(content).hexdigest() == sha256:
                 _write_atomically(archive, content)
@@ -309,16 +314,43 @@ def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
 
 
 def _fetch(url: str) -> bytes:
-    """The body of a URL. Raises OSError where the server is silent, or slower than SLOWEST."""
-    start, chunks, received = time.monotonic(), [], 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-        while chunk := response.read1(1 << 16):
-            chunks.append(chunk)
-            received += len(chunk)
-            seconds = time.monotonic() - start
-            if seconds > PATIENCE and received < SLOWEST * seconds:
-                raise TimeoutError(f"too slow ({received / seconds / 1000:.1f} kB/s)")
-    return b"".join(chunks)
+    """The body of a URL. Raises OSError where it cannot be had in bearable time.
+
+    A socket's timeout bounds neither the search for the server's addresses, nor their number, nor
+    a server that sends a byte now and then; hence a thread, and a look at what it has got.
+    """
+    transfer = _Transfer(url)
+    transfer.start()
+    start = time.monotonic()
+    while transfer.is_alive():
+        transfer.join(0.1)
+        seconds = time.monotonic() - start
+        if seconds > PATIENCE and transfer.received < SLOWEST * seconds:
+            raise TimeoutError(f"too slow ({transfer.received:,} bytes in {seconds:.0f} s)")
+    if transfer.failure is not None:
+        raise OSError(transfer.failure)
+    return b"".join(transfer.chunks)
+
+
+class _Transfer(threading.Thread):
+    def __init__(self, url: str):
+        super().__init__(daemon=True)  # does not keep the process from ending
+        self.url = url
+        self.chunks: list[bytes] = []
+        self.received = 0
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        try:
+            with urllib.request.urlopen(self.url, timeout=TIMEOUT) as response:
+                while chunk := response.read1(1 << 16):
+                    self.chunks.append(chunk)
+                    self.received += len(chunk)
+        except HTTPError as error:
+            error.close()  # it holds the connection
+            self.failure = str(error)
+        except (OSError, ValueError, HTTPException) as error:  # ValueError: not a URL
+            self.failure = str(error) or type(error).__name__
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -4,8 +4,6 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import torch
-
 from mnistcnn import checkpoint, command_line, data, engine, report, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, from_yaml, to_yaml
 from mnistcnn.errors import UsageError
@@ -29,7 +27,7 @@ def run(settings: EvaluateSettings, out: Path) -> dict:
         log.info("%s: %s after epoch %d", path, trained.model.name, loaded.epoch)
         with record.phase("data"):
             digits = data.load(trained.data, trained.seed).to(device)
-        network = loaded.network.to(device, memory_format=torch.channels_last)
+        network = engine.place(loaded.network, device)
         record.values |= report.describe(network, digits, trained)
         record.values |= {"checkpoint": str(path.absolute()), "epoch": loaded.epoch}
         report.write(network, digits, trained, rundir.read_history(path.parent), record)

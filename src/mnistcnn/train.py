@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-import torch
-
 from mnistcnn import checkpoint, command_line, data, engine, models, report, rundir, seeding
 from mnistcnn.config import TrainSettings, to_yaml
 from mnistcnn.fit import fit
@@ -29,7 +27,7 @@ def run(settings: TrainSettings, out: Path) -> dict:
         seeding.seed_global(settings.seed, Stream.WEIGHTS)
         network = models.build(settings.model)
         network.normalise_by(*digits.pixel_statistics())
-        network.to(device, memory_format=torch.channels_last)
+        engine.place(network, device)
         record.values |= report.describe(network, digits, settings)
         log.info(
             "%s with %s parameters on %s",
