@@ -1,7 +1,9 @@
 """What a person types, and what they are told."""
 
+import contextlib
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -38,7 +40,10 @@ REFUSED = [
     ("model=null", ["Config group"]),
     ("device=cuda:77", ["device=cuda:77", "auto"]),
     ("device=gpu", ["device=gpu", "cuda"]),
-    ("batch_size", ["cannot read 'batch_size'", "key=value"]),
+    ("data=MNIST", ["did you mean mnist?"]),
+    ("optimizer.betas=[0.9,0.9]", ["no setting optimizer.betas", "optimizer.lr, optimizer.rho"]),
+    ("hydra.run.dir=a=b", ["a=b", "quotes"]),
+    ("batch_size", ["cannot read batch_size:", "key=value"]),
     ("--epochs=3", ["no flag --epochs", "epochs=..."]),
     ("-e", ["no flag -e"]),
 ]
@@ -126,8 +131,9 @@ def test_an_interrupt_exits_130(command, monkeypatch, tmp_path):
     ("ckpt", "named"),
     [
         ([], ["ckpt must be given"]),
-        (["ckpt=nowhere"], ["ckpt=nowhere", "no such file"]),
+        (["ckpt=nowhere"], ["ckpt=nowhere", "No such file"]),
         (["ckpt=."], ["not the directory of a run"]),
+        (["ckpt=a=b/best.pt"], ["cannot read ckpt=a=b/best.pt", "ckpt='a=b/best.pt'"]),
         (["ckpt=/etc/passwd"], ["not a checkpoint of mnistcnn"]),
         (["ckp=x"], ["did you mean ckpt?"]),
         (["ckpt=.", "tsne.samples=3"], ["tsne.samples=3", "from 10 to 10000"]),
@@ -139,7 +145,7 @@ def test_evaluate_refuses(command, tmp_path, ckpt, named):
     assert code == 2 and len(err.splitlines()) <= 2 and "Traceback" not in err
     for part in named:
         assert part in err
-    assert not list(tmp_path.rglob("*.*"))  # neither files nor a directory that says "evaluate"
+    assert not list(tmp_path.glob("outputs/*/*"))
 
 
 def test_a_run_in_the_default_directory_and_its_evaluation(command, tmp_path):
@@ -214,6 +220,42 @@ def test_as_a_process(tmp_path):
     assert done.stderr == ""  # no bar where there is no terminal
     refused = run("mnistcnn.train", "epoch=3")
     assert refused.returncode == 2 and "did you mean epochs?" in refused.stderr
+
+
+def test_the_same_command_twice_leaves_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        where = f"hydra.run.dir={tmp_path}/{name}"
+        done = run("mnistcnn.train", *TINY, "aug=full", "epochs=2", where)
+        assert done.returncode == 0, done.stderr
+
+    def timeless(name: str) -> list[dict]:
+        rows = rundir.read_history(tmp_path / name)
+        return [
+            {key: row[key] for key in row if key not in ("seconds", "samples_per_second")}
+            for row in rows
+        ]
+
+    assert timeless("one") == timeless("other") and len(timeless("one")) == 2
+    for file in (rundir.BEST, rundir.LAST, rundir.PREDICTIONS, rundir.CONFIG, rundir.TSNE):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+def test_a_bar_where_there_is_a_terminal(tmp_path):
+    fcntl = pytest.importorskip("fcntl", reason="no pseudo-terminals here")
+    termios = pytest.importorskip("termios", reason="no pseudo-terminals here")
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
+    command = [sys.executable, "-m", "mnistcnn.train", *TINY, f"hydra.run.dir={tmp_path}/run"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"batch" in shown and b"/6 [" in shown  # 680 images in batches of 128
+    assert b"batch" not in (tmp_path / "run" / rundir.LOG).read_bytes()
 
 
 def test_console_scripts_are_installed():

@@ -70,6 +70,10 @@ def test_the_smallest_fraction_keeps_one_of_each_digit():
     assert counts(mnist5k("data.fraction=0.0001").train) == [1] * 10
 
 
+def test_the_smallest_validation_keeps_one_of_each_digit():
+    assert counts(mnist5k("data.validation=0.0001").validation) == [1] * 10
+
+
 def test_train_indices_name_the_training_images(digits):
     few = mnist5k("data.fraction=0.1")
     position = np.searchsorted(digits.train_indices, few.train_indices)
@@ -310,6 +314,10 @@ def test_download(mirror, archives, tmp_path):
     )
     load(tmp_path, [server.url])
     assert len(server.requests) == 4  # found the second time
+    (tmp_path / "plain").write_text("")
+    for name in archives:  # readable for others as any file is
+        mode = (tmp_path / "MNIST" / "raw" / name).stat().st_mode
+        assert mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("mood", ["wrong", "truncated", "missing"])

@@ -1,5 +1,8 @@
 """Neighbours and t-SNE."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,6 +50,26 @@ def test_tsne_keeps_clusters_together_and_repeats_itself():
     indices, _ = embedding.nearest(first, np.arange(120), 5)
     assert (labels[indices] == labels[:, None]).mean() > 0.99
     assert np.array_equal(first, embedding.tsne(features, perplexity=10, seed=4))
+
+
+@pytest.mark.parametrize("dimensions", [0, 1])
+def test_tsne_of_a_collapsed_network(dimensions):
+    """In a process of its own: scikit-learn's tree crashes on what PCA makes of such features."""
+    code = f"""
+import numpy as np
+from mnistcnn import embedding
+features = np.zeros((60, 5), np.float32)
+features[:, :{dimensions}] = np.random.default_rng(0).normal(size=(60, {dimensions}))
+assert np.isfinite(embedding.tsne(features, 10, 0)).all()
+assert np.isfinite(embedding.tsne(features[:, :1], 10, 0)).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tsne_refuses_what_is_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        embedding.tsne(np.full((20, 3), np.nan, np.float32), 5, 0)
 
 
 def test_tsne_of_few_samples_lowers_the_perplexity():

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from mnistcnn import checkpoint, data, engine, fit, metrics, models, optim, rundir, seeding
+from mnistcnn import checkpoint, data, device, engine, fit, metrics, models, optim, rundir, seeding
 from mnistcnn.seeding import Stream
 
 from .conftest import TINY, same_weights, settings
@@ -20,20 +20,16 @@ CPU, FLOAT32 = torch.device("cpu"), torch.float32
 def trained(out, *overrides: str):
     chosen = settings(*TINY, *overrides)
     digits = data.load(chosen.data, chosen.seed)
-    seeding.seed_global(chosen.seed, Stream.WEIGHTS)
-    network = models.build(chosen.model)
-    network.normalise_by(*digits.pixel_statistics())
+    network = fit.fresh_network(chosen, digits)
     out.mkdir(exist_ok=True)
-    return network, digits, fit.fit(network, digits, chosen, out)
+    return network, digits, fit.fit(network, digits, chosen, rundir.Record(out))
 
 
 def test_a_pinned_loss_trace():
     """Ten steps of the default recipe: any change here changes every result."""
     chosen = settings("data=mnist5k", "aug=full", "batch_size=64")
     digits = data.load(chosen.data, 0)
-    seeding.seed_global(0, Stream.WEIGHTS)
-    network = models.build(chosen.model)
-    network.normalise_by(*digits.pixel_statistics())
+    network = fit.fresh_network(chosen, digits)
     optimizer = optim.optimizer(chosen.optimizer, network.parameters())
     schedule = optim.schedule(chosen.scheduler, optimizer, 1, 10)
     seeding.seed_global(0, Stream.DROPOUT, 1)
@@ -87,11 +83,12 @@ def test_scores_of_an_epoch_are_those_of_its_weights_without_augmentation(tmp_pa
 def test_best_is_the_first_epoch_of_the_highest_validation_accuracy(tmp_path):
     _, _, done = trained(tmp_path, "epochs=6", "optimizer.lr=3", "scheduler=none")
     accuracies = [row["val_accuracy"] for row in done.history]
-    assert done.best_epoch == accuracies.index(max(accuracies)) + 1
+    best_epoch = metrics.best_epoch(done.history)
+    assert best_epoch == accuracies.index(max(accuracies)) + 1
     best, last = (checkpoint.load(tmp_path / name) for name in (rundir.BEST, rundir.LAST))
-    assert (best.epoch, last.epoch) == (done.best_epoch, 6)
+    assert (best.epoch, last.epoch) == (best_epoch, 6)
     digits = data.load(settings(*TINY).data, 0)
-    for loaded, row in ((best, done.history[done.best_epoch - 1]), (last, done.history[-1])):
+    for loaded, row in ((best, done.history[best_epoch - 1]), (last, done.history[-1])):
         scored = engine.infer(loaded.network, data.evaluation_batches(digits.validation), FLOAT32)
         assert metrics.score(scored)["accuracy"] == row["val_accuracy"]
 
@@ -102,7 +99,8 @@ def test_early_stopping(tmp_path, monkeypatch):
         "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": next(accuracies),
     })  # fmt: skip
     _, _, done = trained(tmp_path, "epochs=5", "early_stopping.patience=2")
-    assert (done.status, len(done.history), done.best_epoch) == ("early_stopped", 4, 2)
+    assert (done.status, len(done.history)) == ("early_stopped", 4)
+    assert metrics.best_epoch(done.history) == 2
 
 
 def test_patience_that_runs_out_with_the_epochs_is_no_early_stop(tmp_path, monkeypatch):
@@ -137,10 +135,27 @@ def test_a_late_failure_keeps_the_last_whole_epoch(tmp_path, monkeypatch):
 
 
 def test_losses_that_are_looked_at_together_name_the_first_bad_batch(monkeypatch):
-    pending = [torch.tensor(x) for x in (0.5, 0.4, math.inf, math.nan)]
-    with pytest.raises(engine.NonFiniteLoss, match="became inf in epoch 2, batch 103"):
-        engine._finite(pending, epoch=2, seen=100, lr=1.0)
-    assert engine._finite(pending[:2], 2, 100, 1.0) == pytest.approx([0.5, 0.4])
+    losses, rates = (0.5, 0.4, math.inf, math.nan), (0.1, 0.2, 0.3, 0.4)
+    pending = [(torch.tensor(loss), lr) for loss, lr in zip(losses, rates, strict=True)]
+    said = "inf in epoch 2, batch 103, at learning rate 0.3"
+    with pytest.raises(engine.NonFiniteLoss, match=said):
+        engine._finite(pending, epoch=2, seen=100)
+    assert engine._finite(pending[:2], 2, 100) == pytest.approx([0.5, 0.4])
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path, monkeypatch):
+    real, calls = fit._evaluate, []
+
+    def broken_in_epoch_2(*arguments):
+        calls.append(1)
+        return real(*arguments) | ({"val_loss": math.nan} if len(calls) == 2 else {})
+
+    monkeypatch.setattr(fit, "_evaluate", broken_in_epoch_2)
+    with pytest.raises(engine.NonFiniteLoss, match="epoch 2, batch 6"):
+        trained(tmp_path, "epochs=3")
+    assert [row["epoch"] for row in rundir.read_history(tmp_path)] == [1]
+    for name in (rundir.BEST, rundir.LAST):
+        assert checkpoint.load(tmp_path / name).epoch == 1
 
 
 def test_running_scores_weigh_samples_and_not_batches():
@@ -177,11 +192,11 @@ def test_epochs_augment_differently_and_repeatably(digits):
 
 
 def test_devices_and_precisions():
-    assert engine.resolve_device("cpu") == CPU
-    assert engine.resolve_precision("auto", CPU) == torch.float32
-    assert engine.resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
-    assert engine.resolve_precision("float32", torch.device("cuda")) == torch.float32
-    assert engine.resolve_precision("bfloat16", CPU) == torch.bfloat16
+    assert device.resolve("cpu") == CPU
+    assert device.resolve_precision("auto", CPU) == torch.float32
+    assert device.resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
+    assert device.resolve_precision("float32", torch.device("cuda")) == torch.float32
+    assert device.resolve_precision("bfloat16", CPU) == torch.bfloat16
 
 
 def test_bfloat16_trains_on_a_cpu_too(tmp_path):
@@ -197,9 +212,25 @@ def test_durations(seconds, said):
 
 
 def test_advice_names_what_would_help():
-    advice = " ".join(fit._advice(settings("model=custom")))
-    assert "model.width=0.25" in advice and "data.fraction=0.25" in advice
-    assert "width" not in " ".join(fit._advice(settings("model=resnet50")))
-    few = list(fit._advice(settings("model=fcnet", "data=mnist5k", "epochs=2",
-                                    "data.fraction=0.1")))  # fmt: skip
-    assert few == ["or a GPU"]
+    assert list(fit._advice(settings("model=custom"), on_cpu=True)) == [
+        "model.width=0.25 (6% of the work)", "data.fraction=0.25", "epochs=3", "data=mnist5k",
+        "a GPU",
+    ]  # fmt: skip
+    half = next(fit._advice(settings("model=custom", "model.width=0.5"), on_cpu=True))
+    assert half == "model.width=0.25 (25% of the work)"
+    small = settings("model=fcnet", "data=mnist5k", "epochs=2", "data.fraction=0.1")
+    assert list(fit._advice(small, on_cpu=False)) == []
+
+
+@pytest.mark.parametrize("slow_batch", [1, 2])
+def test_an_estimate_and_advice_are_told_once(digits, monkeypatch, caplog, slow_batch):
+    clock = iter([0.0, *[5.0] * 9] if slow_batch == 1 else [0.0, 1.0, 1.0, *[6.0] * 9])
+    monkeypatch.setattr(fit.time, "perf_counter", lambda: next(clock))
+    chosen = settings("model=custom", "data=mnist5k", "epochs=10")
+    with caplog.at_level("INFO", "mnistcnn"), fit._Progress(chosen, digits, 27) as progress:
+        for _ in range(4):
+            progress.on_batch(128)
+    # 5 s for 128 images; an epoch is 3,400 images and a third of the 4,000 that are scored
+    hours = 5 / 128 * 10 * (3400 + 4000 / 3) / 3600
+    assert caplog.messages[0] == f"about {60 * hours:.0f} min for 10 epochs"
+    assert "model.width=0.25" in caplog.messages[1] and len(caplog.messages) == 2

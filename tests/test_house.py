@@ -14,9 +14,9 @@ SOURCE = ROOT / "src" / "mnistcnn"
 
 # Imports run downward only. On floor 1 the rooms do not know each other.
 FLOORS = {
-    "errors": 0, "settings": 0, "seeding": 0,
+    "errors": 0, "settings": 0, "seeding": 0, "files": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
-    "rundir": 1,
+    "rundir": 1, "device": 1,
     "config": 2, "engine": 2, "checkpoint": 2,
     "fit": 3, "report": 3, "override_errors": 3,
     "command_line": 4,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mnistcnn import optim
+from mnistcnn.errors import SettingError
 
 from .conftest import settings
 
@@ -56,7 +57,7 @@ def test_every_optimizer_takes_every_schedule_and_descends(name, scheduler):
     composed = settings(f"optimizer={name}", f"scheduler={scheduler}")
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = optim.optimizer(composed.optimizer, [weight])
-    assert type(optimizer) is optim.OPTIMIZERS[name]
+    assert type(optimizer) is optim.OPTIMIZERS[name][1]
     assert optimizer.defaults["lr"] == composed.optimizer.lr
     schedule = optim.schedule(composed.scheduler, optimizer, 2, 10)
     for _ in range(20):
@@ -65,6 +66,17 @@ def test_every_optimizer_takes_every_schedule_and_descends(name, scheduler):
         optimizer.step()
         schedule.step()
     assert abs(weight.item()) < 2.999  # momentum may carry it past 0
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.01), (1, 0.19), (2, 0.1)])
+def test_onecycle_without_room_to_warm_up_is_refused(epochs, warmup):
+    composed = settings("scheduler=onecycle", f"scheduler.warmup={warmup}")
+    optimizer = optim.optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    if epochs * 10 * warmup >= 2:
+        optim.schedule(composed.scheduler, optimizer, epochs, 10)
+        return
+    with pytest.raises(SettingError, match=r"scheduler\.warmup"):
+        optim.schedule(composed.scheduler, optimizer, epochs, 10)
 
 
 def test_settings_reach_the_optimizer():

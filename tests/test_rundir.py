@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mnistcnn import rundir
+from mnistcnn import files, rundir
 from mnistcnn.errors import UsageError
 
 
@@ -13,7 +13,7 @@ def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "file"
     rundir.write_text(path, "one")
     with pytest.raises(ZeroDivisionError):
-        rundir.write_atomically(path, lambda file: (file.write(b"tw"), 1 / 0))
+        files.write_atomically(path, lambda file: (file.write(b"tw"), 1 / 0))
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
 
 
@@ -45,6 +45,15 @@ def test_history_is_read_back(tmp_path):
     for row in rows:
         rundir.append_history(tmp_path, row)
     assert rundir.read_history(tmp_path) == rows
+    with open(tmp_path / rundir.HISTORY, "a") as file:
+        file.write('{"epoch": 3, "val_acc')  # killed in the middle of a line
+    assert rundir.read_history(tmp_path) == rows
+
+
+def test_history_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError):
+        rundir.append_history(tmp_path, {"val_loss": float("nan")})
+    assert rundir.read_history(tmp_path) == []
 
 
 def test_a_record_says_how_it_ended(tmp_path):
@@ -55,6 +64,12 @@ def test_a_record_says_how_it_ended(tmp_path):
     written = json.loads((tmp_path / rundir.METRICS).read_text())
     assert (written["status"], written["error"]) == ("failed", "ValueError: bad luck")
     assert written["seed"] == 5 and written["seconds"].keys() == {"data", "total"}
+
+
+def test_a_record_exists_from_the_start_and_does_not_look_finished(tmp_path):
+    with rundir.record(tmp_path, rundir.LOG):
+        written = json.loads((tmp_path / rundir.METRICS).read_text())
+    assert written["status"] == "interrupted"
 
 
 def test_provenance():

@@ -1,12 +1,16 @@
 """Save and restore a network with the recipe that made it."""
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mnistcnn import models, rundir
 from mnistcnn.errors import UsageError
+from mnistcnn.files import write_atomically
 
 FORMAT = 1
 SELECTED = {"best": rundir.BEST, "last": rundir.LAST}  # by the setting `select`
@@ -31,31 +35,42 @@ def save(
     settings: models.ModelSettings,
     config: str,
     epoch: int,
-    training: dict | None = None,
 ) -> None:
-    """Write a checkpoint atomically; ``training`` is the state that further epochs would need."""
+    """Write a checkpoint atomically: the weights, and all that it takes to use them."""
+    weights = network.state_dict()
     state = {
         "format": FORMAT,
         "model": models.to_dict(settings),
-        "weights": network.state_dict(),
+        "weights": weights,
+        "weights_sha256": _sha256(weights),
         "config": config,
         "epoch": epoch,
     }
-    if training is not None:
-        state["training"] = training
-    rundir.write_atomically(path, lambda file: torch.save(state, file))
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _sha256(weights: dict[str, Tensor]) -> str:
+    """Of names and values: torch itself does not notice a flipped bit in a weight."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(path: Path) -> Checkpoint:
     """Rebuild a network from its checkpoint alone.
 
-    Raises UsageError where there is no such file, or it is no checkpoint of this program's.
+    Raises UsageError where the file cannot be read, is no checkpoint of this program's, or is
+    damaged.
     """
-    if not path.exists():
-        raise UsageError(f"ckpt={path}: there is no such file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"ckpt={path} cannot be read: {error.strerror or error}") from error
     foreign = f"ckpt={path} is not a checkpoint of mnistcnn"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen different types on a foreign file
         raise UsageError(f"{foreign}, or is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict) or "format" not in state:
@@ -65,8 +80,11 @@ def load(path: Path) -> Checkpoint:
     try:
         network = models.from_dict(state["model"])
         network.load_state_dict(state["weights"])
+        intact = state["weights_sha256"] == _sha256(state["weights"])
         checkpoint = Checkpoint(network.eval(), state["config"], state["epoch"])
     except Exception as error:  # whatever is missing or of the wrong shape
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{foreign}, or is damaged ({reason})") from error
+    if not intact:
+        raise UsageError(f"ckpt={path} is damaged: its weights are not those that were saved")
     return checkpoint

@@ -21,9 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from mnistcnn import override_errors, rundir
+from mnistcnn import device, override_errors, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, to_settings
-from mnistcnn.engine import resolve_device
 from mnistcnn.errors import PlainError, UsageError
 
 CONF = "pkg://mnistcnn.conf"
@@ -63,7 +62,7 @@ class CheckFirst(Callback):
 def _settings(composed: DictConfig, config_name: str) -> Any:
     own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     settings = to_settings(SETTINGS[config_name], own)
-    resolve_device(settings.device)  # whether there is such a device here
+    device.resolve(settings.device)  # whether there is such a device here
     return settings
 
 
@@ -75,10 +74,10 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
     _log_to_console()
-    failures: list[Exception] = []
+    exit_codes: list[int] = []  # and not the errors, whose tracebacks hold networks and data
 
     def fail(error: Exception) -> None:
-        failures.append(error)
+        exit_codes.append(_exit_code(error))
         if with_traceback:
             traceback.print_exception(error)
         print(f"mnistcnn: {_plain(error)}", file=sys.stderr)
@@ -104,10 +103,10 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
         fail(error)
     except Exception as error:  # not a job's: Hydra could make nothing of the command line
         fail(UsageError(f"{type(error).__name__}: {error}"))
-    if len(failures) > 1:
-        print(f"mnistcnn: {len(failures)} runs failed", file=sys.stderr)
-    if failures:
-        sys.exit(_exit_code(failures[0]))
+    if len(exit_codes) > 1:
+        print(f"mnistcnn: {len(exit_codes)} runs failed", file=sys.stderr)
+    if exit_codes:
+        sys.exit(exit_codes[0])
 
 
 def _exit_code(error: Exception) -> int:

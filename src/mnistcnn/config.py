@@ -4,6 +4,7 @@ Values live in ``conf/``; types and ranges in the dataclasses of the rooms and i
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from mnistcnn import augment, data, embedding, models, optim
 from mnistcnn.errors import SettingError
 from mnistcnn.settings import check, choice, number
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass
@@ -35,8 +38,12 @@ class TrainSettings:
     epochs: int = number(1, 1_000_000)
     batch_size: int = number(1, 1_000_000)
     device: str
-    precision: str = choice("auto", "float32", "bfloat16")
+    precision: str = choice(*PRECISIONS)
     select: str = choice("best", "last")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.batch_size == 1 and isinstance(self.model, models.ResNet50Settings):
+            yield "batch_size", "at least 2 for resnet50: it normalises over a batch"
 
 
 @dataclass
@@ -53,23 +60,24 @@ class EvaluateSettings:
     device: str
     tsne: embedding.TsneSettings
     neighbours: embedding.NeighbourSettings
-    precision: str = choice("auto", "float32", "bfloat16")
+    precision: str | None = choice(*PRECISIONS)
 
 
+# The groups in which the option's name decides what else there is to set.
 VARIANTS = {
     "data": data.SETTINGS,
-    "model": models.SETTINGS,
-    "optimizer": optim.OPTIMIZER_SETTINGS,
-    "scheduler": optim.SCHEDULE_SETTINGS,
+    "model": {name: settings for name, (settings, _) in models.MODELS.items()},
+    "optimizer": {name: settings for name, (settings, _) in optim.OPTIMIZERS.items()},
+    "scheduler": optim.SCHEDULES,
 }
 
 
 def _schema(root: type, composed: DictConfig) -> DictConfig:
     """The structured configuration that ``composed`` must fit."""
     schema = OmegaConf.structured(root)
-    for group, variants in VARIANTS.items():
-        name = OmegaConf.select(composed, f"{group}.name")
-        if root is TrainSettings:
+    if root is TrainSettings:
+        for group, variants in VARIANTS.items():
+            name = OmegaConf.select(composed, f"{group}.name")
             if name not in variants:
                 raise SettingError(f"{group}.name", name, "one of " + ", ".join(variants))
             schema[group] = OmegaConf.structured(variants[name])

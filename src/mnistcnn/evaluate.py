@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from mnistcnn import checkpoint, command_line, data, engine, report, rundir
+from mnistcnn import checkpoint, command_line, data, device, report, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, from_yaml, to_yaml
 from mnistcnn.errors import UsageError
 
@@ -18,19 +18,21 @@ def run(settings: EvaluateSettings, out: Path) -> dict:
     """
     path = _checkpoint_file(Path(settings.ckpt))
     loaded = checkpoint.load(path)
-    trained = _as_trained(loaded.config, settings, path)
+    trained = _as_trained(_read_config(loaded.config, path), settings)
 
     out = rundir.create(out, "hydra.run.dir")
     rundir.write_text(out / rundir.CONFIG, to_yaml(trained))
     with rundir.record(out, rundir.EVALUATE_LOG) as record:
-        device = engine.resolve_device(settings.device)
+        here = device.resolve(trained.device)
+        device.prepare(here)
         log.info("%s: %s after epoch %d", path, trained.model.name, loaded.epoch)
         with record.phase("data"):
-            digits = data.load(trained.data, trained.seed).to(device)
-        network = engine.place(loaded.network, device)
+            digits = data.load(trained.data, trained.seed).to(here)
+        network = loaded.network
+        device.place(network, here)
         record.values |= report.describe(network, digits, trained)
         record.values |= {"checkpoint": str(path.absolute()), "epoch": loaded.epoch}
-        report.write(network, digits, trained, rundir.read_history(path.parent), record)
+        report.write(network, digits, trained, _history_beside(path, loaded.config), record)
         record.values["status"] = "finished"
     return record.values
 
@@ -42,26 +44,38 @@ def _checkpoint_file(path: Path) -> Path:
     config = path / rundir.CONFIG
     if not config.is_file():
         raise UsageError(f"ckpt={path} is not the directory of a run: it has no {rundir.CONFIG}")
-    return path / checkpoint.SELECTED[from_yaml(config.read_text()).select]
+    return path / checkpoint.SELECTED[_read_config(config.read_text(), config).select]
 
 
-def _as_trained(config: str, settings: EvaluateSettings, path: Path) -> TrainSettings:
-    """The settings of the training, with what an evaluation decides for itself put in."""
+def _read_config(text: str, source: Path) -> TrainSettings:
     try:
-        trained = from_yaml(config)
-    except Exception as error:
+        return from_yaml(text)
+    except Exception as error:  # not YAML, not ours, or of another version
+        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"ckpt={path} has a configuration that this version cannot read ({error})"
+            f"ckpt: {source} holds no configuration that this version can read ({reason})"
         ) from error
-    if isinstance(trained.data, data.MnistSettings) and settings.data.dir is not None:
-        trained.data = dataclasses.replace(trained.data, dir=settings.data.dir)
-    return dataclasses.replace(
-        trained,
-        device=settings.device,
-        precision=settings.precision,
-        tsne=settings.tsne,
-        neighbours=settings.neighbours,
-    )
+
+
+def _as_trained(trained: TrainSettings, settings: EvaluateSettings) -> TrainSettings:
+    """The settings of the training, with what an evaluation decides for itself put in."""
+    changes: dict = {
+        "device": settings.device,
+        "tsne": settings.tsne,
+        "neighbours": settings.neighbours,
+    }
+    if settings.precision is not None:
+        changes["precision"] = settings.precision
+    if settings.data.dir is not None and isinstance(trained.data, data.MnistSettings):
+        changes["data"] = dataclasses.replace(trained.data, dir=settings.data.dir)
+    return dataclasses.replace(trained, **changes)
+
+
+def _history_beside(path: Path, config: str) -> list[dict]:
+    """The epochs of the run that ``path`` lies in, if it is still the run that wrote it."""
+    beside = path.with_name(rundir.CONFIG)
+    same_run = beside.is_file() and beside.read_text() == config
+    return rundir.read_history(path.parent) if same_run else []
 
 
 def main() -> None:

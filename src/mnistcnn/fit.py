@@ -1,26 +1,27 @@
 """The epochs of a run: order, schedule, history, best on validation, early stop, time left."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from mnistcnn import augment, checkpoint, data, engine, metrics, optim, rundir, seeding
+from mnistcnn import augment, checkpoint, data, device, engine, metrics, models, optim, rundir
 from mnistcnn.config import TrainSettings, to_yaml
 from mnistcnn.data import Digits, Images
 from mnistcnn.models import Classifier, CustomSettings, Vgg16Settings
-from mnistcnn.seeding import Stream
+from mnistcnn.rundir import Record
+from mnistcnn.seeding import Stream, seed_global, torch_generator
 
 log = logging.getLogger(__name__)
 
-ESTIMATE_AFTER = 3.0  # seconds of training, and at least one batch after the first
+ESTIMATE_AFTER = 3.0  # seconds of training
 LONG = 600.0  # seconds: an estimate above this comes with advice
+CPU_WIDTH = 0.25  # of the large networks
 
 
 @dataclass(frozen=True)
@@ -29,83 +30,77 @@ class Fit:
 
     status: str
     history: list[dict]
-    best_epoch: int
-    samples_per_second: float  # in training, over all epochs
-
-    def describe(self) -> dict:
-        return {
-            "epochs": len(self.history),
-            "best_epoch": self.best_epoch,
-            "samples_per_second": self.samples_per_second,
-        }
 
 
-def fit(network: Classifier, digits: Digits, settings: TrainSettings, out: Path) -> Fit:
-    """Train ``network``, writing ``history.jsonl``, ``best.pt`` and ``last.pt`` into ``out``.
+def fresh_network(settings: TrainSettings, digits: Digits) -> Classifier:
+    """A network for ``digits``, on their device, its weights decided by the seed alone."""
+    seed_global(settings.seed, Stream.WEIGHTS)
+    network = models.build(settings.model)
+    network.normalise_by(*digits.pixel_statistics())
+    device.place(network, digits.train.labels.device)
+    return network
+
+
+def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Record) -> Fit:
+    """Train ``network``, writing ``history.jsonl``, ``best.pt`` and ``last.pt`` into the run.
 
     ``network`` and ``digits`` are on the device to train on. Afterwards the network has the
-    weights of the last epoch. An epoch is the best when its validation accuracy is above that of
-    every epoch before it.
+    weights of the last epoch. ``record`` learns after each epoch what there is to know by then.
 
     Raises engine.NonFiniteLoss; ``last.pt`` then holds the weights of the last whole epoch, or
     the initial ones.
     """
-    precision = engine.resolve_precision(settings.precision, network.mean.device)
+    precision = device.resolve_precision(settings.precision, network.mean.device)
     steps = len(list(data.batch_slices(len(digits.train), settings.batch_size)))
     optimizer = optim.optimizer(settings.optimizer, network.parameters())
     schedule = optim.schedule(settings.scheduler, optimizer, settings.epochs, steps)
+    patience = settings.early_stopping.patience or settings.epochs
     config = to_yaml(settings)
     history: list[dict] = []
-    best, best_epoch, status = -1.0, 0, "finished"
 
-    checkpoint.save(out / rundir.LAST, network, settings.model, config, epoch=0)
+    def save(name: str, epoch: int) -> None:
+        checkpoint.save(record.out / name, network, settings.model, config, epoch)
+
+    save(rundir.LAST, epoch=0)
     with _Progress(settings, digits, steps) as progress:
         for epoch in range(1, settings.epochs + 1):
             row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
             start = time.perf_counter()
-            row |= _train_one(network, digits, settings, optimizer, schedule, epoch, progress)
-            seconds = time.perf_counter() - start
+            seed_global(settings.seed, Stream.DROPOUT, epoch)
+            batches = training_batches(digits.train, settings, epoch)
+            row["train_loss_running"], row["train_accuracy_running"] = engine.train_epoch(
+                network, batches, optimizer, schedule, precision, epoch, progress.on_batch
+            )
+            trained = time.perf_counter()
             row |= _evaluate(network, digits, precision)
+            if not math.isfinite(row["train_loss"] + row["val_loss"]):  # the last step broke it
+                raise engine.NonFiniteLoss(epoch, steps, row["lr"], row["val_loss"])
             progress.on_scored()
             row["seconds"] = time.perf_counter() - start
-            row["samples_per_second"] = len(digits.train) / seconds
+            row["samples_per_second"] = len(digits.train) / (trained - start)
+
             history.append(row)
-            rundir.append_history(out, row)
-
-            improved = row["val_accuracy"] > best
-            if improved:
-                best, best_epoch = row["val_accuracy"], epoch
-                checkpoint.save(out / rundir.BEST, network, settings.model, config, epoch)
-            checkpoint.save(
-                out / rundir.LAST, network, settings.model, config, epoch,
-                training={"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()},
-            )  # fmt: skip
-            _log_epoch(row, settings.epochs, improved)
-            patience = settings.early_stopping.patience
-            if patience is not None and epoch - best_epoch >= patience and epoch < settings.epochs:
+            rundir.append_history(record.out, row)
+            best_epoch = metrics.best_epoch(history)
+            save(rundir.LAST, epoch)
+            if best_epoch == epoch:
+                save(rundir.BEST, epoch)
+            record.values |= _summary(history)
+            _log_epoch(row, settings.epochs, best_epoch == epoch)
+            if epoch - best_epoch >= patience and epoch < settings.epochs:
                 log.info("early stop: no better validation accuracy since epoch %d", best_epoch)
-                status = "early_stopped"
-                break
-    rate = len(history) / sum(1 / row["samples_per_second"] for row in history)
-    return Fit(status, history, best_epoch, samples_per_second=rate)
+                return Fit("early_stopped", history)
+    return Fit("finished", history)
 
 
-def _train_one(
-    network: Classifier,
-    digits: Digits,
-    settings: TrainSettings,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    epoch: int,
-    progress: "_Progress",
-) -> dict[str, float]:
-    seeding.seed_global(settings.seed, Stream.DROPOUT, epoch)
-    precision = engine.resolve_precision(settings.precision, network.mean.device)
-    loss, accuracy = engine.train_epoch(
-        network, training_batches(digits.train, settings, epoch), optimizer, schedule, precision,
-        epoch, progress.on_batch,
-    )  # fmt: skip
-    return {"train_loss_running": loss, "train_accuracy_running": accuracy}
+def _summary(history: list[dict]) -> dict:
+    """What ``metrics.json`` says of the epochs; the rate is that of training alone."""
+    return {
+        "epochs": len(history),
+        "best_epoch": metrics.best_epoch(history),
+        "samples_per_second": len(history)
+        / sum(1 / row["samples_per_second"] for row in history),
+    }
 
 
 def training_batches(
@@ -115,10 +110,10 @@ def training_batches(
 
     A function of the images, the seed and the epoch alone.
     """
-    device, count = train.labels.device, len(train)
-    order = data.epoch_order(settings.seed, epoch, count).to(device)
-    generator = seeding.torch_generator(settings.seed, Stream.AUGMENT, epoch)
-    draws = augment.draw(settings.aug, count, generator).to(device)
+    here, count = train.labels.device, len(train)
+    order = data.epoch_order(settings.seed, epoch, count).to(here)
+    generator = torch_generator(settings.seed, Stream.AUGMENT, epoch)
+    draws = augment.draw(settings.aug, count, generator).to(here)
     for part in data.batch_slices(count, settings.batch_size):
         batch = train[order[part]]
         yield augment.apply(data.to_unit(batch.pixels), draws[part], settings.aug), batch.labels
@@ -150,6 +145,7 @@ class _Progress:
 
     def __init__(self, settings: TrainSettings, digits: Digits, steps: int):
         self.settings = settings
+        self.on_cpu = digits.train.labels.device.type == "cpu"
         self.scored = len(digits.train) + len(digits.validation)
         self.bar = tqdm(
             total=settings.epochs * steps, unit="batch", dynamic_ncols=True, leave=False,
@@ -159,7 +155,8 @@ class _Progress:
         # a third of that.
         self.work = settings.epochs * (len(digits.train) + self.scored / 3)
         self.done = 0.0
-        self.start: float | None = None  # after the first batch, which pays for warming up
+        self.start = time.perf_counter()
+        self.warm = False
         self.told = False
 
     def __enter__(self) -> "_Progress":
@@ -170,20 +167,23 @@ class _Progress:
 
     def on_batch(self, samples: int) -> None:
         self.bar.update()
-        now = time.perf_counter()
-        if self.start is None:
-            self.start = now
+        if self.told:
             return
         self.done += samples
-        if not self.told and now - self.start >= ESTIMATE_AFTER:
-            self.told = True
-            seconds = (now - self.start) / self.done * self.work
-            log.info("about %s for %d epochs", _duration(seconds), self.settings.epochs)
-            if seconds > LONG:
-                log.info("to be faster: %s", ", ".join(_advice(self.settings)))
+        seconds = time.perf_counter() - self.start
+        if seconds >= ESTIMATE_AFTER:
+            self._tell(seconds / self.done * self.work)
+        elif not self.warm:  # the first batch pays for warming up: begin to count after it
+            self.warm, self.done, self.start = True, 0.0, time.perf_counter()
 
     def on_scored(self) -> None:
         self.done += self.scored / 3
+
+    def _tell(self, seconds: float) -> None:
+        self.told = True
+        log.info("about %s for %d epochs", _duration(seconds), self.settings.epochs)
+        if seconds > LONG:
+            log.info("to be faster: %s", ", ".join(_advice(self.settings, self.on_cpu)))
 
 
 def _duration(seconds: float) -> str:
@@ -194,14 +194,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def _advice(settings: TrainSettings) -> Iterator[str]:
+def _advice(settings: TrainSettings, on_cpu: bool) -> Iterator[str]:
     """Overrides that make a run shorter, the most effective first."""
-    if isinstance(settings.model, CustomSettings | Vgg16Settings) and settings.model.width > 0.25:
-        yield "model.width=0.25 (about a sixteenth of the work)"
+    model = settings.model
+    if isinstance(model, CustomSettings | Vgg16Settings) and model.width > CPU_WIDTH:
+        share = (CPU_WIDTH / model.width) ** 2  # work grows with inputs times outputs
+        yield f"model.width={CPU_WIDTH} ({100 * share:.0f}% of the work)"
     if settings.data.fraction > 0.25:
         yield "data.fraction=0.25"
     if settings.epochs > 3:
         yield "epochs=3"
     if settings.data.name == "mnist":
         yield "data=mnist5k"
-    yield "or a GPU"
+    if on_cpu:
+        yield "a GPU"

@@ -99,6 +99,11 @@ def expected_calibration_error(predictions: Predictions, bins: int = 15) -> floa
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+def best_epoch(history: list[dict]) -> int:
+    """The first epoch of the highest validation accuracy, of rows as ``history.jsonl`` has them."""
+    return max(history, key=lambda row: row["val_accuracy"])["epoch"]
+
+
 def most_confident_errors(predictions: Predictions, count: int) -> np.ndarray:
     """Indices of the wrong predictions of the highest probability, at most ``count``."""
     wrong = np.flatnonzero(~predictions.correct)

@@ -226,31 +226,26 @@ def fcnet(settings: FcNetSettings) -> Classifier:
     return Classifier(body, nn.Linear(settings.hidden, DIGITS))
 
 
-BUILDERS = {
-    ConvNetSettings: convnet,
-    CustomSettings: custom,
-    Vgg16Settings: vgg16,
-    ResNet50Settings: resnet50,
-    FcNetSettings: fcnet,
-}
-SETTINGS = {
-    "convnet": ConvNetSettings,
-    "custom": CustomSettings,
-    "vgg16": Vgg16Settings,
-    "resnet50": ResNet50Settings,
-    "fcnet": FcNetSettings,
+MODELS = {
+    "convnet": (ConvNetSettings, convnet),
+    "custom": (CustomSettings, custom),
+    "vgg16": (Vgg16Settings, vgg16),
+    "resnet50": (ResNet50Settings, resnet50),
+    "fcnet": (FcNetSettings, fcnet),
 }
 ModelSettings = ConvNetSettings | CustomSettings | Vgg16Settings | ResNet50Settings | FcNetSettings
 
 
 def build(settings: ModelSettings) -> Classifier:
     """A freshly initialised network; its weights come from torch's global generator."""
-    return BUILDERS[type(settings)](settings)
+    _, builder = MODELS[settings.name]
+    return builder(settings)
 
 
 def from_dict(values: dict) -> Classifier:
     """Rebuild the network that :func:`to_dict` described."""
-    return build(SETTINGS[values["name"]](**values))
+    settings_class, _ = MODELS[values["name"]]
+    return build(settings_class(**values))
 
 
 def to_dict(settings: ModelSettings) -> dict:

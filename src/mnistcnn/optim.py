@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from mnistcnn.errors import SettingError
 from mnistcnn.settings import choice, number
 
 # Optimizers: the fields of each dataclass are the arguments of torch's class ---------------------
@@ -58,27 +59,20 @@ class RmspropSettings:
 
 
 OPTIMIZERS = {
-    "adadelta": Adadelta,
-    "adam": Adam,
-    "adamax": Adamax,
-    "adamw": AdamW,
-    "rmsprop": RMSprop,
-    "sgd": SGD,
-}
-OPTIMIZER_SETTINGS = {
-    "adadelta": AdadeltaSettings,
-    "adam": AdamSettings,
-    "adamax": AdamSettings,
-    "adamw": AdamSettings,
-    "rmsprop": RmspropSettings,
-    "sgd": SgdSettings,
+    "adadelta": (AdadeltaSettings, Adadelta),
+    "adam": (AdamSettings, Adam),
+    "adamax": (AdamSettings, Adamax),
+    "adamw": (AdamSettings, AdamW),
+    "rmsprop": (RmspropSettings, RMSprop),
+    "sgd": (SgdSettings, SGD),
 }
 OptimizerSettings = AdadeltaSettings | AdamSettings | SgdSettings | RmspropSettings
 
 
 def optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> Optimizer:
     arguments = asdict(settings)
-    return OPTIMIZERS[arguments.pop("name")](parameters, **arguments)
+    _, optimizer_class = OPTIMIZERS[arguments.pop("name")]
+    return optimizer_class(parameters, **arguments)
 
 
 # Schedules: all of them take one step per batch --------------------------------------------------
@@ -105,10 +99,10 @@ class CosineSettings:
 @dataclass
 class OneCycleSettings:
     name: str = choice("onecycle")
-    warmup: float = number(0, 1, above=True)  # part of the run in which the rate rises
+    warmup: float = number(0, 0.99, above=True)  # part of the run in which the rate rises
 
 
-SCHEDULE_SETTINGS = {
+SCHEDULES = {
     "step": StepSettings,
     "none": NoneSettings,
     "cosine": CosineSettings,
@@ -124,6 +118,8 @@ def schedule(
 
     The optimizer's ``lr`` is the first rate of ``step`` and ``cosine`` and the peak of
     ``onecycle``.
+
+    Raises SettingError for a ``onecycle`` whose warm-up is shorter than two steps.
     """
     steps = epochs * steps_per_epoch
     match settings:
@@ -135,6 +131,9 @@ def schedule(
             lowest = settings.final * optimizer.param_groups[0]["lr"]
             return CosineAnnealingLR(optimizer, steps, lowest)
         case OneCycleSettings():
+            if settings.warmup * steps < 2:
+                allowed = f"at least {2 / steps:.3g} here: two of the run's {steps} steps"
+                raise SettingError("scheduler.warmup", settings.warmup, allowed)
             peak = optimizer.param_groups[0]["lr"]
             return OneCycleLR(
                 optimizer, peak, total_steps=steps, pct_start=settings.warmup,

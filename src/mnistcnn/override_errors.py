@@ -40,7 +40,7 @@ def explain(error: Exception) -> str:
         override = str(error).split("'")[1]
         return f"{override}: several values need -m, a list needs brackets"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: settings are written key=value"
+        return f"cannot read {error.override}: {_how_to_write(error.override or '')}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause.full_key or str(cause.key), cause.parent_node)
@@ -49,6 +49,13 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_wrong_type(cause)}"
     return str(error).splitlines()[0]
+
+
+def _how_to_write(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return "settings are written key=value"
+    return f"a value with other than letters, digits and . / _ - wants quotes: \"{key}='{value}'\""
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -65,6 +72,7 @@ def _unknown_key(key: str, parent: Node | None) -> str:
     root = parent._get_root() if parent is not None else None
     known = [name for name in _keys(root) if not name.startswith("hydra.")]
     group = key.rpartition(".")[0]
+    known = [name for name in known if not name.endswith(".name")]  # see refuse()
     siblings = [name for name in known if group and name.rpartition(".")[0] == group]
     text = f"there is no setting {key}{_nearest(key, known)}\n"
     if siblings:
@@ -88,12 +96,13 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
     A name may be near a whole key or the last part of one: ``lr`` means ``optimizer.lr``.
     """
-    near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-    if not near:
-        by_last_part = {key.rpartition(".")[2]: key for key in known}
-        parts = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, 1, NEAR)
-        near = [by_last_part[part] for part in parts]
-    return f"; did you mean {near[0]}?" if near else "."
+    whole = {key.lower(): key for key in known}
+    last_parts = {key.lower().rpartition(".")[2]: key for key in known}
+    for wanted, keys in ((name, whole), (name.rpartition(".")[2], last_parts)):
+        near = difflib.get_close_matches(wanted.lower(), keys, n=1, cutoff=NEAR)
+        if near:
+            return f"; did you mean {keys[near[0]]}?"
+    return "."
 
 
 def refuse(arguments: list[str]) -> None:

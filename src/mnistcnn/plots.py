@@ -33,7 +33,7 @@ def _image(axes, pixels: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def curves(path: Path, history: list[dict]) -> None:
+def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     """Loss and accuracy against the epoch, from the rows of ``history.jsonl``."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
@@ -43,8 +43,7 @@ def curves(path: Path, history: list[dict]) -> None:
         values = [row[key] for row in history]
         axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=label)
 
-    best_epoch = max(history, key=lambda row: row["val_accuracy"])["epoch"]  # the first of them
-    running = "training, while it trains (dropout on)"
+    running = "training, as it trains (dropout, augmentation)"
     line(loss, "train_loss_running", RED, running, "--")
     line(loss, "train_loss", RED, "training")
     line(loss, "val_loss", BLUE, "validation")
@@ -58,7 +57,8 @@ def curves(path: Path, history: list[dict]) -> None:
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.grid(alpha=0.3)
     loss.legend(frameon=False)
     _save(figure, path)

@@ -12,6 +12,7 @@ from mnistcnn import (
     DIGITS,
     augment,
     data,
+    device,
     embedding,
     engine,
     metrics,
@@ -24,6 +25,7 @@ from mnistcnn.augment import AugmentSettings
 from mnistcnn.config import TrainSettings
 from mnistcnn.data import Digits
 from mnistcnn.embedding import NeighbourSettings, TsneSettings
+from mnistcnn.files import write_bytes
 from mnistcnn.metrics import Predictions
 from mnistcnn.models import Classifier
 from mnistcnn.rundir import Record
@@ -41,8 +43,13 @@ def describe(network: Classifier, digits: Digits, settings: TrainSettings) -> di
         "seed": settings.seed,
         "model": {"name": settings.model.name, "parameters": network.parameter_count()},
         "data": digits.describe(),
-        "device": engine.describe(network.mean.device),
+        "device": device.describe(network.mean.device),
+        "precision": str(_precision(network, settings)).removeprefix("torch."),
     }
+
+
+def _precision(network: Classifier, settings: TrainSettings) -> torch.dtype:
+    return device.resolve_precision(settings.precision, network.mean.device)
 
 
 def write(
@@ -56,10 +63,9 @@ def write(
 
     Numbers are written before pictures.
     """
-    device, out = network.mean.device, record.out
-    precision = engine.resolve_precision(settings.precision, device)
+    out, seed = record.out, settings.seed
     with record.phase("test"):
-        scores, test = _score(network, digits, precision)
+        scores, test = _score(network, digits, _precision(network, settings))
     record.values |= scores
     _write_predictions(out, test)
     record.write()
@@ -72,7 +78,6 @@ def write(
 
     pixels = digits.test.pixels.cpu().numpy()
     confusion = np.array(scores["test"]["confusion_matrix"])
-    seed = settings.seed
     pictures: dict[str, Callable[[Path], None]] = {
         rundir.CONFUSION_CSV: lambda path: _confusion_csv(path, confusion),
         rundir.CONFUSION_PNG: lambda path: plots.confusion(path, confusion),
@@ -83,17 +88,18 @@ def write(
         rundir.TSNE: lambda path: _tsne(path, pixels, test, settings.tsne, seed),
     }
     if history:
-        pictures[rundir.CURVES] = lambda path: plots.curves(path, history)
+        best_epoch = metrics.best_epoch(history)
+        pictures[rundir.CURVES] = lambda path: plots.curves(path, history, best_epoch)
     for name, draw in pictures.items():
         with record.phase(name):
             _try_to_write(out / name, draw)
-    record.values["peak_memory_bytes"] = _peak_memory_bytes(device)
+    record.values["peak_memory_bytes"] = _peak_memory_bytes(network.mean.device)
 
 
-def _peak_memory_bytes(device: torch.device) -> int | None:
+def _peak_memory_bytes(of: torch.device) -> int | None:
     """Of the accelerator's memory on CUDA, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if of.type == "cuda":
+        return torch.cuda.max_memory_allocated(of)
     return rundir.peak_memory_bytes()
 
 
@@ -120,7 +126,7 @@ def _write_predictions(out: Path, test: Predictions) -> None:
         predictions=test.digits,
         probabilities=test.probabilities,
     )
-    rundir.write_atomically(out / rundir.PREDICTIONS, lambda file: file.write(content.getvalue()))
+    write_bytes(out / rundir.PREDICTIONS, content.getvalue())
 
 
 def _try_to_write(path: Path, write: Callable[[Path], None]) -> None:

@@ -3,18 +3,17 @@
 import contextlib
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 from mnistcnn.errors import UsageError
+from mnistcnn.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -77,30 +76,8 @@ def slug(text: str) -> str:
     return "_".join(clean)[:SLUG_LENGTH]
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file that appears under its name only when it is whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -110,15 +87,19 @@ def write_json(path: Path, value: dict) -> None:
 def append_history(path: Path, row: dict) -> None:
     """Add an epoch's row to ``history.jsonl`` in ``path``."""
     with open(path / HISTORY, "a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_history(path: Path) -> list[dict]:
-    """The rows of ``history.jsonl`` in ``path``; none where there is no such file."""
+    """The rows of ``history.jsonl`` in ``path``; none where there is no such file.
+
+    A last line without its end, of a run that was killed while it wrote, is left out.
+    """
     file = path / HISTORY
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    lines = file.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @contextlib.contextmanager
@@ -165,7 +146,10 @@ def git_commit() -> str | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """The largest resident set of this process so far; None where the system doesn't tell."""
+    """The largest resident set of this process so far, earlier runs in it included.
+
+    None where the system doesn't tell.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -179,7 +163,7 @@ class Record:
 
     def __init__(self, out: Path):
         self.out = out
-        # what a process that is killed leaves behind is an interrupted run, never a finished one
+        # written at once: what a process that is killed leaves behind is an interrupted run
         self.values: dict = {"status": "interrupted"}
         self.seconds: dict[str, float] = {}
         self.start = time.perf_counter()
@@ -205,6 +189,7 @@ def record(out: Path, log_name: str) -> Iterator[Record]:
     """
     kept = Record(out)
     kept.values |= {"versions": versions(), "git_commit": git_commit()}
+    kept.write()
     with log_to(out / log_name):
         try:
             yield kept

@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-from mnistcnn import checkpoint, command_line, data, engine, models, report, rundir, seeding
+from mnistcnn import checkpoint, command_line, data, device, report, rundir
 from mnistcnn.config import TrainSettings, to_yaml
-from mnistcnn.fit import fit
-from mnistcnn.seeding import Stream
+from mnistcnn.fit import fit, fresh_network
 
 log = logging.getLogger("mnistcnn.train")  # under python -m, __name__ is "__main__"
 
@@ -20,23 +19,19 @@ def run(settings: TrainSettings, out: Path) -> dict:
     out = rundir.create(out, "hydra.run.dir")
     rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
     with rundir.record(out, rundir.LOG) as record:
-        device = engine.resolve_device(settings.device)
+        here = device.resolve(settings.device)
+        device.prepare(here)
         with record.phase("data"):
-            digits = data.load(settings.data, settings.seed).to(device)
-
-        seeding.seed_global(settings.seed, Stream.WEIGHTS)
-        network = models.build(settings.model)
-        network.normalise_by(*digits.pixel_statistics())
-        engine.place(network, device)
+            digits = data.load(settings.data, settings.seed).to(here)
+        network = fresh_network(settings, digits)
         record.values |= report.describe(network, digits, settings)
         log.info(
             "%s with %s parameters on %s",
-            settings.model.name, f"{network.parameter_count():,}", engine.describe(device),
+            settings.model.name, f"{network.parameter_count():,}", device.describe(here),
         )  # fmt: skip
 
         with record.phase("fit"):
-            done = fit(network, digits, settings, out)
-        record.values |= done.describe()
+            done = fit(network, digits, settings, record)
         selected = checkpoint.load(out / checkpoint.SELECTED[settings.select])
         network.load_state_dict(selected.network.state_dict())
 
