@@ -151,11 +151,11 @@ def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) ->
 def _densest(points: np.ndarray) -> np.ndarray:
     """The point with the most others around it: a label there lies in a cluster, not between two.
 
-    "Around" is within the tenth percentile of all distances.
+    "Around" is within the first quartile of all distances.
     """
     sample = points[:: max(1, len(points) // 500)]
     distances = np.linalg.norm(sample[:, None] - sample[None], axis=2)
-    return sample[(distances <= np.quantile(distances, 0.1)).sum(axis=1).argmax()]
+    return sample[(distances <= np.quantile(distances, 0.25)).sum(axis=1).argmax()]
 
 
 def neighbours(
