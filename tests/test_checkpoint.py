@@ -1,11 +1,12 @@
 """Checkpoints: what comes back, and what is refused."""
 
 import pickle
+import random
 
 import pytest
 import torch
 
-from mnistcnn import checkpoint, models
+from mnistcnn import checkpoint, files, models
 from mnistcnn.errors import UsageError
 
 from .conftest import same_weights, settings
@@ -34,11 +35,10 @@ def test_a_failed_save_keeps_the_one_before(saved, monkeypatch):
     path, network = saved
     before = path.read_bytes()
 
-    def half(state, file):
-        file.write(b"half")
+    def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(path, network, settings("model.channels=[4,4]").model, "", 8)
     assert path.read_bytes() == before
@@ -92,6 +92,31 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved):
     path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
     with pytest.raises(UsageError, match="damaged"):
         checkpoint.load(path)
+
+
+def test_flipped_bits_are_noticed_or_change_nothing(saved):
+    """The seed in the configuration, the epoch, the shape of the network: nothing is believed."""
+    path, network = saved
+    content = path.read_bytes()
+    assert content.count(b"seed: 0") == 1
+    path.write_bytes(content.replace(b"seed: 0", b"seed: 1"))
+    with pytest.raises(UsageError, match="damaged"):
+        checkpoint.load(path)
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        place, bit = generator.randrange(len(content)), 1 << generator.randrange(8)
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+        )
+        try:
+            loaded = checkpoint.load(path)
+        except UsageError:
+            refused += 1
+            continue
+        assert same_weights(loaded.network.state_dict(), network.state_dict())
+        assert (loaded.config, loaded.epoch) == ("seed: 0\n", 7)
+    assert refused > 200
 
 
 def test_truncated_and_missing_files_are_refused(saved):

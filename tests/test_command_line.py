@@ -37,12 +37,26 @@ REFUSED = [
     ("model.channels=8", ["model.channels=[...]"]),
     ("model.channels=[8,8,8,8]", ["model.channels", "28-pixel"]),
     ("model.name=custom", ["model=custom"]),
-    ("model=null", ["Config group"]),
+    ("model=null", ["model=null", "convnet, custom, fcnet, resnet50, vgg16"]),
+    ("scheduler=False", ["scheduler=False", "cosine, none, onecycle, step"]),
+    ("~model", ["~model", "left out"]),
+    ("aug.name=full", ["aug=full"]),
+    ("epochs=null", ["epochs", "null is not a whole number"]),
+    ("+epochs=3", ["epochs=... without +"]),
+    ("tsne=false", ["tsne.<key>=..."]),
+    ("early_stopping=1", ["early_stopping.<key>=..."]),
+    ("optimizer.momentum=0.9", ["belongs to optimizer=rmsprop,sgd"]),
+    ("model.width=0.25", ["belongs to model=custom,vgg16,resnet50"]),
+    ("data=/some/where", ["data=/some/where", "mnist, mnist5k"]),
+    ("model.channels=[[8,8]]", ["model.channels", "each element is a number"]),
+    ("model.channels=[8,8", ["a bracket is missing"]),
+    ("epochs = 3", ["write it without spaces, epochs=3"]),
+    ("hydra.run.dirr=x", ["no setting hydra.run.dirr"]),
     ("device=cuda:77", ["device=cuda:77", "auto"]),
     ("device=gpu", ["device=gpu", "cuda"]),
     ("data=MNIST", ["did you mean mnist?"]),
-    ("optimizer.betas=[0.9,0.9]", ["no setting optimizer.betas", "optimizer.lr, optimizer.rho"]),
-    ("hydra.run.dir=a=b", ["a=b", "quotes"]),
+    ("optimizer.betas=[0.9,0.9]", ["belongs to optimizer=adam,adamax,adamw"]),
+    ("hydra.run.dir=a=b", ["quote it", "hydra.run.dir='a=b'"]),
     ("batch_size", ["cannot read batch_size:", "key=value"]),
     ("--epochs=3", ["no flag --epochs", "epochs=..."]),
     ("-e", ["no flag -e"]),
@@ -62,7 +76,9 @@ def test_bad_input_is_refused_in_plain_lines(command, tmp_path, typed, named):
 
 def test_a_key_of_another_model_is_answered_with_its_own_keys(command):
     code, _, err = command(train.main, "model=custom", "model.stride=2")
-    assert code == 2 and "no setting model.stride" in err and "model.width" in err
+    assert code == 2 and "no setting model.stride" in err and "belongs to model=convnet" in err
+    code, _, err = command(train.main, "model=custom", "model.wdth=2")
+    assert code == 2 and "did you mean model.width?" in err
 
 
 def test_hydra_full_error_shows_the_traceback(command, monkeypatch, capsys):
@@ -162,16 +178,24 @@ def test_a_run_in_the_default_directory_and_its_evaluation(command, tmp_path):
 
 def test_a_multirun_goes_on_after_a_failure(command, tmp_path):
     code, out, err = command(
-        train.main, "-m", *TINY, "model=fcnet", "seed=0", "optimizer.lr=1,-1,0.5"
+        train.main, "-m", *TINY, "optimizer=sgd", "optimizer.lr=0.1,1e6,0.2"
     )
-    assert code == 2
-    assert "optimizer.lr=-1.0 is not possible" in err
+    assert code == 1
+    assert len(err.splitlines()) == 1 and "the loss became" in err
     (sweep,) = tmp_path.glob("outputs/*/*-multirun")
     runs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
-    assert len(runs) == 2 and "optimizer.lr-1" in runs[0] and "optimizer.lr-0.5" in runs[1]
-    for run in runs:
-        assert not set(run) & set("=, []")
-        assert json.loads((sweep / run / rundir.METRICS).read_text())["status"] == "finished"
+    assert ["optimizer.lr-0.1" in runs[0], "optimizer.lr-0.2" in runs[2]] == [True, True]
+    assert not set("".join(runs)) & set("=, []")
+    statuses = [json.loads((sweep / run / rundir.METRICS).read_text())["status"] for run in runs]
+    assert statuses == ["finished", "failed", "finished"]
+
+
+@pytest.mark.parametrize("bad", ["seed=1,bad", "data.fraction=1,7", "aug=none,ful", "epoch=1,2"])
+def test_a_multirun_is_checked_before_its_first_run(command, tmp_path, bad):
+    code, out, err = command(train.main, "-m", *TINY, "optimizer.lr=1,2", bad)
+    assert code == 2 and len(err.splitlines()) <= 2
+    assert bad.partition("=")[0] in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cfg_prints_the_composed_configuration(command, tmp_path):
@@ -238,6 +262,22 @@ def test_the_same_command_twice_leaves_the_same_bytes(tmp_path):
     assert timeless("one") == timeless("other") and len(timeless("one")) == 2
     for file in (rundir.BEST, rundir.LAST, rundir.PREDICTIONS, rundir.CONFIG, rundir.TSNE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+def test_nobody_reads_the_output(tmp_path):
+    home = tmp_path / "é"  # cannot be printed in ASCII
+    home.mkdir()
+    script = f"PYTHONIOENCODING=ascii {sys.executable} -m mnistcnn.train $*"
+    piped = f"{script} hydra.run.dir=piped | head -1; {script} hydra.run.dir=closed 2>&- >&-"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", piped, "bash", *TINY],
+        cwd=home, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("data mnist5k: 680") and len(done.stdout.splitlines()) == 1
+    for name in ("piped", "closed"):
+        written = json.loads((home / name / rundir.METRICS).read_text())
+        assert written["status"] == "finished"
 
 
 def test_a_bar_where_there_is_a_terminal(tmp_path):

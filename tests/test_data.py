@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mnistcnn import data
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import SettingError, UsageError
 
 from .conftest import settings
 
@@ -235,6 +235,12 @@ def test_a_directory_in_place_of_a_file(archives, folder, tmp_path):
     (folder / "train-images-idx3-ubyte.gz").mkdir()
     with pytest.raises(UsageError, match=r"data\.dir"):
         load(tmp_path)
+
+
+def test_an_empty_name_of_a_directory_is_refused(monkeypatch):
+    monkeypatch.setenv("MNISTCNN_DATA_DIR", "")
+    with pytest.raises(SettingError, match=r"data\.dir"):
+        settings("data=mnist")
 
 
 def test_a_damaged_mnist5k_is_refused(monkeypatch):

@@ -2,18 +2,24 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 from mnistcnn import files, rundir
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import PlainError, UsageError
 
 
-def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file"
     rundir.write_text(path, "one")
-    with pytest.raises(ZeroDivisionError):
-        files.write_atomically(path, lambda file: (file.write(b"tw"), 1 / 0))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_bytes(path, b"two")
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
 
 
@@ -70,6 +76,14 @@ def test_a_record_exists_from_the_start_and_does_not_look_finished(tmp_path):
     with rundir.record(tmp_path, rundir.LOG):
         written = json.loads((tmp_path / rundir.METRICS).read_text())
     assert written["status"] == "interrupted"
+
+
+def test_a_record_that_cannot_be_written_is_a_plain_error(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(PlainError, match="metrics.json cannot be written"):
+        with rundir.record(out, rundir.LOG):
+            shutil.rmtree(out)
 
 
 def test_provenance():

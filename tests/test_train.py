@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from mnistcnn import checkpoint, data, engine, evaluate, fit, report, rundir, train
 from mnistcnn.config import EvaluateSettings, from_yaml, to_settings
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import PlainError, UsageError
 
 from .conftest import TINY, same_weights, settings
 
@@ -232,23 +231,27 @@ def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
     assert (written["epochs"], written["best_epoch"]) == (1, 1)  # what it had learned by then
 
 
-def test_a_picture_that_fails_does_not_cost_the_numbers(tmp_path, monkeypatch, caplog):
+def test_a_picture_that_fails_does_not_cost_the_numbers_nor_look_finished(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no font")
 
     monkeypatch.setattr(report.plots, "neighbours", fail)
-    with caplog.at_level(logging.WARNING, "mnistcnn"):
-        written = train.run(settings(*TINY), tmp_path / "run")
-    assert written["status"] == "finished" and "test" in written
+    with pytest.raises(PlainError, match=r"neighbours.png \(OSError: no font\)"):
+        train.run(settings(*TINY), tmp_path / "run")
+    written = read(tmp_path / "run")
+    assert written["status"] == "failed" and "neighbours.png" in written["error"]
+    assert 0 < written["test"]["accuracy"] < 1
     assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT - {"neighbours.png"}
-    assert "neighbours.png was not written: OSError: no font" in caplog.text
 
 
 def test_numbers_are_written_before_pictures_and_do_not_look_finished(tmp_path, monkeypatch):
     seen = {}
 
-    def look(path, *_):
+    real = report.plots.confusion
+
+    def look(path, *arguments):
         seen.update(read(path.parent))
+        real(path, *arguments)
 
     monkeypatch.setattr(report.plots, "confusion", look)
     train.run(settings(*TINY), tmp_path / "run")

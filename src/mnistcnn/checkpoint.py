@@ -2,15 +2,15 @@
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mnistcnn import models, rundir
 from mnistcnn.errors import UsageError
-from mnistcnn.files import write_atomically
+from mnistcnn.files import write_bytes
 
 FORMAT = 1
 SELECTED = {"best": rundir.BEST, "last": rundir.LAST}  # by the setting `select`
@@ -37,23 +37,25 @@ def save(
     epoch: int,
 ) -> None:
     """Write a checkpoint atomically: the weights, and all that it takes to use them."""
-    weights = network.state_dict()
     state = {
         "format": FORMAT,
         "model": models.to_dict(settings),
-        "weights": weights,
-        "weights_sha256": _sha256(weights),
+        "weights": network.state_dict(),
         "config": config,
         "epoch": epoch,
     }
-    write_atomically(path, lambda file: torch.save(state, file))
+    content = io.BytesIO()
+    torch.save(state | {"sha256": _sha256(state)}, content)
+    write_bytes(path, content.getbuffer())
 
 
-def _sha256(weights: dict[str, Tensor]) -> str:
-    """Of names and values: torch itself does not notice a flipped bit in a weight."""
+def _sha256(state: dict) -> str:
+    """Of all that a checkpoint holds: torch itself does not notice a flipped bit."""
     digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(name.encode())
+    for key in ("format", "model", "config", "epoch"):
+        digest.update(repr((key, state[key])).encode())
+    for name, tensor in state["weights"].items():
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -70,7 +72,8 @@ def load(path: Path) -> Checkpoint:
         raise UsageError(f"ckpt={path} cannot be read: {error.strerror or error}") from error
     foreign = f"ckpt={path} is not a checkpoint of mnistcnn"
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of a foreign file
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen different types on a foreign file
         raise UsageError(f"{foreign}, or is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict) or "format" not in state:
@@ -80,11 +83,11 @@ def load(path: Path) -> Checkpoint:
     try:
         network = models.from_dict(state["model"])
         network.load_state_dict(state["weights"])
-        intact = state["weights_sha256"] == _sha256(state["weights"])
+        intact = state["sha256"] == _sha256(state)
         checkpoint = Checkpoint(network.eval(), state["config"], state["epoch"])
     except Exception as error:  # whatever is missing or of the wrong shape
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{foreign}, or is damaged ({reason})") from error
     if not intact:
-        raise UsageError(f"ckpt={path} is damaged: its weights are not those that were saved")
+        raise UsageError(f"ckpt={path} is damaged: it does not hold what was saved")
     return checkpoint

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +46,10 @@ class _Refused(BaseException):
 
 
 class CheckFirst(Callback):
-    """Checks a run before Hydra makes its directory, so that a refused run leaves none."""
+    """Checks a run before Hydra makes its directory, so that a refused run leaves none.
+
+    Of a multirun, all jobs are checked before the first one starts.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -54,9 +60,19 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
+            for overrides in _jobs(config):
+                _settings(compose(kwargs["config_name"], overrides), kwargs["config_name"])
             rundir.create(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
         except Exception as error:
             raise _Refused(error) from error
+
+
+def _jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a multirun, where they are known before it starts."""
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
 
 
 def _settings(composed: DictConfig, config_name: str) -> Any:
@@ -73,7 +89,7 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
-    _log_to_console()
+    _take_hold_of_output()
     exit_codes: list[int] = []  # and not the errors, whose tracebacks hold networks and data
 
     def fail(error: Exception) -> None:
@@ -103,6 +119,10 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
         fail(error)
     except Exception as error:  # not a job's: Hydra could make nothing of the command line
         fail(UsageError(f"{type(error).__name__}: {error}"))
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads any more: say nothing about it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if len(exit_codes) > 1:
         print(f"mnistcnn: {len(exit_codes)} runs failed", file=sys.stderr)
     if exit_codes:
@@ -132,7 +152,14 @@ class _Console(logging.StreamHandler):
             super().emit(record)
 
 
-def _log_to_console() -> None:
+def _take_hold_of_output() -> None:
+    """Log to the console, and let nothing about a terminal, or its absence, end a run."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called
+            setattr(sys, name, open(os.devnull, "w"))
+        with contextlib.suppress(AttributeError):  # a stand-in that takes any character
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False  # a closed pipe or a full disk is no reason for tracebacks
     logger = logging.getLogger("mnistcnn")
     logger.setLevel(logging.INFO)
     logger.propagate = False  # Hydra has handlers of its own on the root logger

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import logging
+import os
 import threading
 import time
 import urllib.request
@@ -20,7 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from mnistcnn import DIGITS, SIDE
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import SettingError, UsageError
 from mnistcnn.files import write_bytes
 from mnistcnn.seeding import Stream, numpy_generator, torch_generator
 from mnistcnn.settings import choice, number
@@ -46,8 +47,10 @@ class MnistSettings:
     validation: float = number(0, 0.9, above=True)
 
     def __post_init__(self):
+        if not self.dir:  # as an environment variable that is set to nothing
+            raise SettingError("data.dir", "''", "the name of a directory")
         # absolute: a checkpoint that remembers it may be evaluated from another directory
-        self.dir = str(Path(self.dir).expanduser().absolute())
+        self.dir = os.path.abspath(os.path.expanduser(self.dir))
 
 
 @dataclass

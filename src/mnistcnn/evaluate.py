@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 from mnistcnn import checkpoint, command_line, data, device, report, rundir
@@ -16,7 +17,7 @@ def run(settings: EvaluateSettings, out: Path) -> dict:
 
     The data is split as it was for the training, so that all scores are comparable.
     """
-    path = _checkpoint_file(Path(settings.ckpt))
+    path = _checkpoint_file(Path(os.path.expanduser(settings.ckpt)))
     loaded = checkpoint.load(path)
     trained = _as_trained(_read_config(loaded.config, path), settings)
 

@@ -3,21 +3,18 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file in ``path``'s directory, then give it its name.
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file beside ``path``, and give it that name once it is on the disk.
 
-    The content is on the disk before the name is. Whatever was there stays until then, and stays
-    if anything goes wrong; what ``write`` raises is raised.
+    Whatever was there stays until then, and stays if anything goes wrong. Raises OSError.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
@@ -26,10 +23,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))
 
 
 def _umask() -> int:

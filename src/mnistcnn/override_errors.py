@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Collection
+from dataclasses import fields
+from importlib.resources import files
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -22,25 +24,34 @@ NEAR = 0.7  # likeness of a name that is worth suggesting, of 1
 
 TYPES = {
     "Integer": "a whole number",
+    "int": "a whole number",
     "Float": "a number",
+    "float": "a number",
     "Boolean": "true or false",
     "String": "text",
+    "str": "text",
 }
+GROUPS = ("model", "aug", "optimizer", "scheduler", "data")  # of each, one option is in force
 
 
 def explain(error: Exception) -> str:
     """One or two lines on an error of composing: which key, what is allowed, the nearest name."""
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    message = str(error).splitlines()[0]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        options = error.options or _options(group)
         return (
-            f"{group}={option}: there is no such {group}{_nearest(option, error.options)}\n"
-            f"It must be one of {', '.join(error.options)}."
+            f"{group}={option}: there is no such {group}{_nearest(option, options)}\n"
+            f"It must be one of {', '.join(options)}."
         )
-    if str(error).startswith("Ambiguous value"):
-        override = str(error).split("'")[1]
-        return f"{override}: several values need -m, a list needs brackets"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override}: {_how_to_write(error.override or '')}"
+    if found := re.match(r"Ambiguous value for argument '(.*)'", message):
+        return f"{found[1]}: several values need -m, a list needs brackets"
+    if found := re.match(r"Could not append to config. An item is already at '(.*)'", message):
+        return f"there is a setting {found[1]} already: write {found[1]}=... without +"
+    if found := re.match(r"Could not override '(.*)'\. No match in the defaults list", message):
+        return f"there is no setting {found[1]}."
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause.full_key or str(cause.key), cause.parent_node)
@@ -48,57 +59,83 @@ def explain(error: Exception) -> str:
         return f"{cause.full_key} must be given: {cause.full_key}=..."
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_wrong_type(cause)}"
-    return str(error).splitlines()[0]
+    return message
+
+
+def _options(group: str) -> list[str]:
+    folder = files("mnistcnn.conf") / group
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
 
 
 def _how_to_write(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return "settings are written key=value"
-    return f"a value with other than letters, digits and . / _ - wants quotes: \"{key}='{value}'\""
+    if (key, value) != (key.strip(), value.strip()):
+        return f"write it without spaces, {key.strip()}={value.strip()}"
+    if value.count("[") != value.count("]"):
+        return "a bracket is missing"
+    return f"if the value is meant so, quote it: \"{key}='{value}'\""
 
 
 def _wrong_type(error: ValidationError) -> str:
     message = str(error.msg).splitlines()[0]
-    wanted = re.match(r"Value (.*) of type .* could not be converted to (\w+)", message)
-    if wanted and wanted[2] in TYPES:
-        return f"{wanted[1]} is not {TYPES[wanted[2]]}"
+    wanted = re.match(
+        r"(?:Value (.*) of type .* could not be converted to|Incompatible value '(.*)' for field "
+        r"of type) '?(\w+)",
+        message,
+    )
+    if wanted and wanted[3] in TYPES:
+        return f"{wanted[1] or 'null'} is not {TYPES[wanted[3]]}"
     if "is not a ListConfig" in message:
         return f"a list is wanted: {error.full_key}=[...]"
+    if "is not a subclass of" in message or "is not Optional" in message:
+        return f"set what is in it, {error.full_key}.<key>=..."
     return message
 
 
 def _unknown_key(key: str, parent: Node | None) -> str:
     root = parent._get_root() if parent is not None else None
-    known = [name for name in _keys(root) if not name.startswith("hydra.")]
-    group = key.rpartition(".")[0]
-    known = [name for name in known if not name.endswith(".name")]  # see refuse()
+    known = [name for name in _keys(root) if not name.endswith(".name")]  # see refuse()
+    group, _, last = key.rpartition(".")
+    owners = [
+        option
+        for option, settings in VARIANTS.get(group, {}).items()
+        if last in (field.name for field in fields(settings))
+    ]
+    if owners:
+        return f"there is no setting {key} here: it belongs to {group}={','.join(owners)}"
     siblings = [name for name in known if group and name.rpartition(".")[0] == group]
-    text = f"there is no setting {key}{_nearest(key, known)}\n"
-    if siblings:
+    text = f"there is no setting {key}{_nearest(key, siblings or known)}\n"
+    if siblings and group != "hydra":
         return text + f"It is one of {', '.join(siblings)}."
     return text + "--help lists all of them."
 
 
 def _keys(config: Node | None, prefix: str = "") -> list[str]:
-    """The full names of all settings in ``config``, groups included."""
+    """The full names of all settings in ``config``, groups included, Hydra's own left out."""
     if not isinstance(config, DictConfig):
         return []
     keys = []
     for key in config:
-        keys.append(f"{prefix}{key}")
-        keys += _keys(config._get_node(key), f"{prefix}{key}.")
+        if f"{prefix}{key}" != "hydra":
+            keys.append(f"{prefix}{key}")
+            keys += _keys(config._get_node(key), f"{prefix}{key}.")
     return keys
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
     """``; did you mean ...?`` where something like ``name`` is known, else a full stop.
 
-    A name may be near a whole key or the last part of one: ``lr`` means ``optimizer.lr``.
+    A name may be near a whole key or the last part of one: ``lr`` means ``optimizer.lr``. Within
+    one group only the last parts tell keys apart.
     """
     whole = {key.lower(): key for key in known}
     last_parts = {key.lower().rpartition(".")[2]: key for key in known}
-    for wanted, keys in ((name, whole), (name.rpartition(".")[2], last_parts)):
+    tries = [(name.rpartition(".")[2], last_parts)]
+    if "." not in name:
+        tries.insert(0, (name, whole))
+    for wanted, keys in tries:
         near = difflib.get_close_matches(wanted.lower(), keys, n=1, cutoff=NEAR)
         if near:
             return f"; did you mean {keys[near[0]]}?"
@@ -108,8 +145,9 @@ def _nearest(name: str, known: Collection[str]) -> str:
 def refuse(arguments: list[str]) -> None:
     """Raise UsageError for what Hydra would take and misunderstand, or refuse at length.
 
-    That is a flag that it does not have, such as ``--epochs 3``, and the name of a group's
-    option, which tells what else is in the group and cannot be changed by itself.
+    That is a flag that it does not have, such as ``--epochs 3``; the removal of a setting; no
+    option of a group; and the name of a group's option, which tells what else is in the group and
+    cannot be changed by itself.
     """
     _, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
@@ -118,8 +156,11 @@ def refuse(arguments: list[str]) -> None:
             f"there is no flag {unknown[0]}; settings are written without dashes, as {name}=..."
         )
     for argument in arguments:
-        renamed = re.match(r"\+*(\w+)\.name=(.*)", argument)
-        if renamed and renamed[1] in VARIANTS:
-            raise UsageError(
-                f"{argument}: to choose another {renamed[1]}, write {renamed[1]}={renamed[2]}"
-            )
+        if re.match(r"~\w", argument):
+            raise UsageError(f"{argument}: no setting can be left out")
+        group, _, value = argument.lstrip("+").partition("=")
+        if group in GROUPS and re.fullmatch(r"null|true|false|\d*", value, re.IGNORECASE):
+            raise UsageError(f"{argument}: it must be one of {', '.join(_options(group))}")
+        group, dot, name = group.rpartition(".")
+        if group in GROUPS and name == "name":
+            raise UsageError(f"{argument}: to choose another {group}, write {group}={value}")

@@ -4,6 +4,7 @@ Every function writes one PNG file. Colours are told apart by colour-blind reade
 "muted" and "bright" schemes (personal.sron.nl/~pault).
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mnistcnn import DIGITS
+from mnistcnn.files import write_bytes
 
 BLUE, RED, GREEN, GREY = "#4477AA", "#EE6677", "#228833", "#777777"
 DIGIT_COLOURS = [
@@ -22,8 +24,10 @@ DPI = 130
 
 
 def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
     # no software version in the file: the same run gives the same bytes
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    write_bytes(path, content.getbuffer())
 
 
 def _image(axes, pixels: np.ndarray) -> None:
@@ -35,12 +39,12 @@ def _image(axes, pixels: np.ndarray) -> None:
 
 def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     """Loss and accuracy against the epoch, from the rows of ``history.jsonl``."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.3), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
 
     def line(axes, key: str, colour: str, label: str, style: str = "-") -> None:
-        values = [row[key] for row in history]
+        values = np.array([row[key] for row in history])
         axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=label)
 
     running = "training, as it trains (dropout, augmentation)"
@@ -51,7 +55,7 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     line(accuracy, "train_accuracy", RED, "training")
     line(accuracy, "val_accuracy", BLUE, "validation")
     loss.set_ylabel("cross-entropy (nats)")
-    loss.set_ylim(bottom=0)
+    loss.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in loss.lines))
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     for axes in (loss, accuracy):
@@ -60,7 +64,8 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.grid(alpha=0.3)
-    loss.legend(frameon=False)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  frameon=False)  # fmt: skip
     _save(figure, path)
 
 
@@ -171,8 +176,8 @@ def neighbours(
     Neighbours whose label is not the target's are framed and named in red.
     """
     rows, k = nearest_labels.shape
-    figure = Figure(figsize=(1.1 * (k + 1.4), 1.45 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"Test images and their {k} nearest by features (Euclidean distance)")
+    figure = Figure(figsize=(max(4, 1.1 * (k + 1.4)), 1.45 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"Test images and their {k} nearest by features\n(Euclidean distance)")
     grid = figure.subplots(rows, k + 1, squeeze=False, width_ratios=[1.25] + [1] * k)
     for row in range(rows):
         _image(grid[row, 0], targets[row])

@@ -25,6 +25,7 @@ from mnistcnn.augment import AugmentSettings
 from mnistcnn.config import TrainSettings
 from mnistcnn.data import Digits
 from mnistcnn.embedding import NeighbourSettings, TsneSettings
+from mnistcnn.errors import PlainError
 from mnistcnn.files import write_bytes
 from mnistcnn.metrics import Predictions
 from mnistcnn.models import Classifier
@@ -61,7 +62,8 @@ def write(
 ) -> None:
     """Score ``network`` on all splits, and on the test set in every detail, into ``record.out``.
 
-    Numbers are written before pictures.
+    Numbers are written before pictures. Raises PlainError where a picture could not be made, after
+    all the others.
     """
     out, seed = record.out, settings.seed
     with record.phase("test"):
@@ -90,9 +92,16 @@ def write(
     if history:
         best_epoch = metrics.best_epoch(history)
         pictures[rundir.CURVES] = lambda path: plots.curves(path, history, best_epoch)
+    missing = []
     for name, draw in pictures.items():
         with record.phase(name):
-            _try_to_write(out / name, draw)
+            try:
+                draw(out / name)
+            except Exception as error:  # the numbers and the other pictures are worth keeping
+                log.warning("%s was not written", name, exc_info=True)
+                missing.append(f"{name} ({type(error).__name__}: {error})")
+    if missing:
+        raise PlainError(f"the numbers are whole, but not written: {', '.join(missing)}")
     record.values["peak_memory_bytes"] = _peak_memory_bytes(network.mean.device)
 
 
@@ -127,15 +136,6 @@ def _write_predictions(out: Path, test: Predictions) -> None:
         probabilities=test.probabilities,
     )
     write_bytes(out / rundir.PREDICTIONS, content.getvalue())
-
-
-def _try_to_write(path: Path, write: Callable[[Path], None]) -> None:
-    """A picture that cannot be made is a warning: the numbers are worth keeping without it."""
-    try:
-        write(path)
-    except Exception as error:
-        log.warning("%s was not written: %s: %s", path.name, type(error).__name__, error)
-        log.debug("because", exc_info=True)
 
 
 def _confusion_csv(path: Path, confusion: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -202,5 +202,9 @@ def record(out: Path, log_name: str) -> Iterator[Record]:
             log.debug("failed", exc_info=True)
             raise
         finally:
-            kept.write()
+            try:
+                kept.write()
+            except OSError as error:
+                reason = error.strerror or error
+                raise PlainError(f"{out / METRICS} cannot be written: {reason}") from error
         log.info("%.1f s; everything is in %s", time.perf_counter() - kept.start, out)

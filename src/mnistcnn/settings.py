@@ -21,7 +21,9 @@ class Range:
     high: float
     above: bool  # the lower bound itself is excluded
 
-    def allows(self, value: float) -> bool:
+    def allows(self, value: Any) -> bool:
+        if not isinstance(value, int | float):
+            return False
         inside = self.low < value if self.above else self.low <= value
         return math.isfinite(value) and inside and value <= self.high
 
