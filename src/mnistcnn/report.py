@@ -98,7 +98,7 @@ def write(
             try:
                 draw(out / name)
             except Exception as error:  # the numbers and the other pictures are worth keeping
-                log.warning("%s was not written", name, exc_info=True)
+                log.debug("%s was not written", name, exc_info=True)
                 missing.append(f"{name} ({type(error).__name__}: {error})")
     if missing:
         raise PlainError(f"the numbers are whole, but not written: {', '.join(missing)}")
