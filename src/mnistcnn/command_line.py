@@ -85,7 +85,8 @@ def _settings(composed: DictConfig, config_name: str) -> Any:
 def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
     """Compose ``conf/<config_name>.yaml`` with the overrides of the command line and run ``task``.
 
-    ``task`` takes the settings and the run's directory. Ends the process; does not return.
+    ``task`` takes the settings and the run's directory. Returns where all went well; else says
+    what did not and exits with a code.
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
