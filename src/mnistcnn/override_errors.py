@@ -161,6 +161,6 @@ def refuse(arguments: list[str]) -> None:
         group, _, value = argument.lstrip("+").partition("=")
         if group in GROUPS and re.fullmatch(r"null|true|false|\d*", value, re.IGNORECASE):
             raise UsageError(f"{argument}: it must be one of {', '.join(_options(group))}")
-        group, dot, name = group.rpartition(".")
+        group, _, name = group.rpartition(".")
         if group in GROUPS and name == "name":
             raise UsageError(f"{argument}: to choose another {group}, write {group}={value}")

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from mnistcnn import DIGITS
 from mnistcnn.files import write_bytes
 
-BLUE, RED, GREEN, GREY = "#4477AA", "#EE6677", "#228833", "#777777"
+BLUE, RED, GREY = "#4477AA", "#EE6677", "#777777"
 DIGIT_COLOURS = [
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
     "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
