@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mnistcnn import evaluate, rundir, train
+from mnistcnn import command_line, evaluate, rundir, train
 
 from .conftest import TINY
 
@@ -88,6 +88,19 @@ def test_hydra_full_error_shows_the_traceback(command, monkeypatch, capsys):
         train.main()
     err = capsys.readouterr().err
     assert stop.value.code == 2 and "Traceback" in err and "SettingError" in err
+
+
+def test_hydra_full_error_shows_where_hydra_gave_up(monkeypatch, capsys):
+    def broken(*_, **__):
+        raise ValueError("of Hydra's own")
+
+    monkeypatch.setattr(command_line.hydra, "main", broken)
+    monkeypatch.setattr("sys.argv", ["mnistcnn"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "in broken" in err and "ValueError: of Hydra's own" in err
 
 
 @pytest.mark.parametrize(

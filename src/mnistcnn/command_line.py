@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from mnistcnn import device, override_errors, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, to_settings
-from mnistcnn.errors import PlainError, UsageError
+from mnistcnn.errors import PlainError
 
 CONF = "pkg://mnistcnn.conf"
 SETTINGS = {"train": TrainSettings, "evaluate": EvaluateSettings}
-INTERRUPTED = 130
+USAGE, INTERRUPTED = 2, 130  # exit codes
 
 # A job's directory may be named after its overrides, in characters that a later override can
 # hold without quotes, and short enough for any file system.
@@ -93,8 +93,8 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
     _take_hold_of_output()
     exit_codes: list[int] = []  # and not the errors, whose tracebacks hold networks and data
 
-    def fail(error: Exception) -> None:
-        exit_codes.append(_exit_code(error))
+    def fail(error: Exception, exit_code: int) -> None:
+        exit_codes.append(exit_code)
         if with_traceback:
             traceback.print_exception(error)
         print(f"mnistcnn: {_plain(error)}", file=sys.stderr)
@@ -106,20 +106,18 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
         except Exception as error:  # goes no further: a multirun's other jobs go on
             with contextlib.suppress(OSError):
                 out.rmdir()  # Hydra's, and still empty where the task did not begin
-            fail(error)
+            fail(error, _exit_code(error))
 
     try:
         override_errors.refuse(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(job)()
     except _Refused as refused:
-        fail(refused.error)
+        fail(refused.error, USAGE)
     except KeyboardInterrupt:
         print("mnistcnn: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (PlainError, HydraException, OmegaConfBaseException) as error:
-        fail(error)
-    except Exception as error:  # not a job's: Hydra could make nothing of the command line
-        fail(UsageError(f"{type(error).__name__}: {error}"))
+    except Exception as error:  # not a job's: nothing could be made of the command line
+        fail(error, USAGE)
     try:
         sys.stdout.flush()
     except OSError:  # nobody reads any more: say nothing about it at exit either
@@ -133,7 +131,7 @@ def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
 def _exit_code(error: Exception) -> int:
     if isinstance(error, PlainError):
         return error.exit_code
-    return 2 if isinstance(error, HydraException | OmegaConfBaseException) else 1
+    return USAGE if isinstance(error, HydraException | OmegaConfBaseException) else 1
 
 
 def _plain(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ class NonFiniteLoss(PlainError):
         )
 
 
+class Running(NamedTuple):
+    """An epoch as the report measures it: in training mode, averaged while the weights move."""
+
+    loss: float  # nats
+    accuracy: float
+    last_lr: float  # of the last step
+
+
 def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
@@ -40,13 +49,12 @@ def train_epoch(
     precision: torch.dtype,
     epoch: int,
     on_batch: Callable[[int], None] = lambda samples: None,
-) -> tuple[float, float]:
-    """Take one step per batch; return the running loss (nats) and accuracy, as in the report.
+) -> Running:
+    """Take one step per batch.
 
     ``batches`` yields images (N, 1, 28, 28) float32 and labels (N,) int64 on the network's
-    device. Loss and accuracy are those of each batch before its step, in training mode, averaged
-    over the samples of the epoch. ``epoch`` is only named in errors; ``on_batch`` is told each
-    batch's number of samples.
+    device. What is returned is of each batch before its step, averaged over the samples of the
+    epoch. ``epoch`` is only named in errors; ``on_batch`` is told each batch's number of samples.
 
     Raises NonFiniteLoss; on a CPU before the step that would have followed.
     """
@@ -56,10 +64,11 @@ def train_epoch(
     losses: list[float] = []
     pending: list[tuple[Tensor, float]] = []  # losses that nobody has looked at, learning rates
     for images, labels in batches:
+        lr = optimizer.param_groups[0]["lr"]
         with _autocast(images.device, precision):
             logits = network(images)
         loss = F.cross_entropy(logits.float(), labels)
-        pending.append((loss.detach(), optimizer.param_groups[0]["lr"]))
+        pending.append((loss.detach(), lr))
         if images.device.type == "cpu" or len(pending) == LOOK_EVERY:
             losses += _finite(pending, epoch, len(losses))
             pending = []
@@ -72,7 +81,7 @@ def train_epoch(
         on_batch(len(labels))
     losses += _finite(pending, epoch, len(losses))
     mean_loss = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
-    return mean_loss, torch.stack(correct).sum().item() / sum(sizes)
+    return Running(mean_loss, torch.stack(correct).sum().item() / sum(sizes), lr)
 
 
 def _finite(pending: list[tuple[Tensor, float]], epoch: int, seen: int) -> list[float]:

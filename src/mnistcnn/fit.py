@@ -68,13 +68,15 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Re
             start = time.perf_counter()
             seed_global(settings.seed, Stream.DROPOUT, epoch)
             batches = training_batches(digits.train, settings, epoch)
-            row["train_loss_running"], row["train_accuracy_running"] = engine.train_epoch(
+            running = engine.train_epoch(
                 network, batches, optimizer, schedule, precision, epoch, progress.on_batch
             )
+            row["train_loss_running"], row["train_accuracy_running"], last_lr = running
             trained = time.perf_counter()
             row |= _evaluate(network, digits, precision)
-            if not math.isfinite(row["train_loss"] + row["val_loss"]):  # the last step broke it
-                raise engine.NonFiniteLoss(epoch, steps, row["lr"], row["val_loss"])
+            for loss in (row["train_loss"], row["val_loss"]):
+                if not math.isfinite(loss):  # the last step broke it
+                    raise engine.NonFiniteLoss(epoch, steps, last_lr, loss)
             progress.on_scored()
             row["seconds"] = time.perf_counter() - start
             row["samples_per_second"] = len(digits.train) / (trained - start)

@@ -31,7 +31,7 @@ TYPES = {
     "String": "text",
     "str": "text",
 }
-GROUPS = ("model", "aug", "optimizer", "scheduler", "data")  # of each, one option is in force
+GROUPS = ("aug", *VARIANTS)  # of each, one option is in force
 
 
 def explain(error: Exception) -> str:
@@ -80,13 +80,12 @@ def _how_to_write(override: str) -> str:
 
 def _wrong_type(error: ValidationError) -> str:
     message = str(error.msg).splitlines()[0]
-    wanted = re.match(
-        r"(?:Value (.*) of type .* could not be converted to|Incompatible value '(.*)' for field "
-        r"of type) '?(\w+)",
-        message,
-    )
-    if wanted and wanted[3] in TYPES:
-        return f"{wanted[1] or 'null'} is not {TYPES[wanted[3]]}"
+    wanted = re.match(r"Value (.*) of type .* could not be converted to (\w+)", message)
+    if wanted and wanted[2] in TYPES:
+        return f"{wanted[1]} is not {TYPES[wanted[2]]}"
+    wanted = re.match(r"Incompatible value 'None' for field of type '(\w+)'", message)
+    if wanted and wanted[1] in TYPES:
+        return f"null is not {TYPES[wanted[1]]}"
     if "is not a ListConfig" in message:
         return f"a list is wanted: {error.full_key}=[...]"
     if "is not a subclass of" in message or "is not Optional" in message:
