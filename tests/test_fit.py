@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mnistcnn import checkpoint, data, device, engine, fit, metrics, models, optim, rundir, seeding
 from mnistcnn.seeding import Stream
@@ -35,7 +36,7 @@ def test_a_pinned_loss_trace():
     seeding.seed_global(0, Stream.DROPOUT, 1)
     batches = islice(fit.training_batches(digits.train, chosen, 1), 10)
     losses = [
-        engine.train_epoch(network, [batch], optimizer, schedule, FLOAT32, epoch=1)[0]
+        engine.train_epoch(network, [batch], F.cross_entropy, optimizer, schedule, FLOAT32, 1)[0]
         for batch in batches
     ]
     assert losses == pytest.approx(PINNED, rel=1e-4)
@@ -124,7 +125,7 @@ def test_a_late_failure_keeps_the_last_whole_epoch(tmp_path, monkeypatch):
     real = engine.train_epoch
 
     def fails_in_epoch_3(*arguments):
-        if arguments[5] == 3:
+        if arguments[6] == 3:
             raise engine.NonFiniteLoss(3, 1, 0.49, math.nan)
         return real(*arguments)
 
@@ -167,12 +168,15 @@ def test_running_scores_weigh_samples_and_not_batches():
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     batches = [(images[:5], labels[:5]), (images[5:], labels[5:])]
-    loss, accuracy, _ = engine.train_epoch(network, batches, optimizer, schedule, FLOAT32, 1)
+    loss, accuracy, _, samples = engine.train_epoch(
+        network, batches, F.cross_entropy, optimizer, schedule, FLOAT32, 1
+    )
     with torch.no_grad():
         logits = network(images)
-    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    expected = F.cross_entropy(logits, labels).item()
     assert loss == pytest.approx(expected, rel=1e-4)
     assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert samples == 7
 
 
 def test_training_batches_see_every_image_once(digits):
@@ -180,6 +184,43 @@ def test_training_batches_see_every_image_once(digits):
     labels = torch.cat([labels for _, labels in fit.training_batches(digits.train, chosen, 1)])
     order = data.epoch_order(0, 1, len(digits.train))
     assert torch.equal(labels, digits.train.labels[order])
+
+
+def test_steps_are_the_same_batches_cut_into_other_epochs(digits):
+    by_epochs = settings("data=mnist5k", "aug=full", "batch_size=1000")  # 3,400 images: 4 batches
+    by_steps = settings("data=mnist5k", "aug=full", "batch_size=1000", "steps=9", "epochs=3")
+    passes, parts = (
+        [list(fit.training_batches(digits.train, chosen, epoch)) for epoch in (1, 2, 3)]
+        for chosen in (by_epochs, by_steps)
+    )
+    assert [len(part) for part in passes] == [4, 4, 4]
+    assert [len(part) for part in parts] == [3, 3, 3]
+    for one, other in zip(sum(passes, []), sum(parts, []), strict=False):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_an_epoch_of_steps_may_hold_several_passes(digits):
+    chosen = settings("data=mnist5k", "batch_size=1000", "steps=18", "epochs=2")
+    labels = torch.cat([labels for _, labels in fit.training_batches(digits.train, chosen, 2)])
+    orders = [data.epoch_order(0, number, len(digits.train)) for number in (3, 4, 5)]
+    expected = torch.cat([digits.train.labels[order] for order in orders])[1000:]  # 9 = 2 * 4 + 1
+    assert torch.equal(labels, expected[: len(labels)]) and len(labels) == 3000 - 600 + 3400 + 2000
+
+
+def test_a_run_by_steps_takes_them_and_lowers_the_rate_in_their_epochs(tmp_path):
+    chosen = settings(*TINY, "epochs=2", "steps=30")
+    digits = data.load(chosen.data, 0)
+    record = rundir.Record(tmp_path)
+    done = fit.fit(fit.fresh_network(chosen, digits), digits, chosen, record)
+    assert record.values["steps"] == 30 and record.values["epochs"] == 2
+    assert [row["lr"] for row in done.history] == pytest.approx([1.0, 0.7])
+
+
+def test_the_negative_loss_of_the_report(tmp_path):
+    _, _, done = trained(tmp_path, "loss=nll_of_logits", "epochs=3")
+    running = [row["train_loss_running"] for row in done.history]
+    assert running[-1] < running[0] and running[-1] < -1
+    assert done.history[-1]["val_loss"] > 0  # scores are cross-entropy, whatever is minimised
 
 
 def test_epochs_augment_differently_and_repeatably(digits):
@@ -221,6 +262,8 @@ def test_advice_names_what_would_help():
     ]  # fmt: skip
     half = next(fit._advice(settings("model=custom", "model.width=0.5"), on_cpu=True))
     assert half == "model.width=0.25 (25% of the work)"
+    by_steps = settings("model=fcnet", "data=mnist5k", "steps=4000")
+    assert list(fit._advice(by_steps, on_cpu=False)) == ["steps=1000"]
     small = settings("model=fcnet", "data=mnist5k", "epochs=2", "data.fraction=0.1")
     assert list(fit._advice(small, on_cpu=False)) == []
 

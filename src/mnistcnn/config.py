@@ -3,6 +3,9 @@
 Values live in ``conf/``; types and ranges in the dataclasses of the rooms and in this file.
 """
 
+import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +38,9 @@ class TrainSettings:
     neighbours: embedding.NeighbourSettings
     early_stopping: EarlyStopping
     seed: int = number(0, 2**63 - 1)
+    loss: str = choice(*optim.LOSSES)
     epochs: int = number(1, 1_000_000)
+    steps: int | None = number(1, 1_000_000_000)  # of the optimizer; null: whole epochs
     batch_size: int = number(1, 1_000_000)
     device: str
     precision: str = choice(*PRECISIONS)
@@ -44,6 +49,10 @@ class TrainSettings:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size == 1 and isinstance(self.model, models.ResNet50Settings):
             yield "batch_size", "at least 2 for resnet50: it normalises over a batch"
+        if self.steps is not None and self.steps % self.epochs:
+            below = self.steps - self.steps % self.epochs
+            near = [steps for steps in (below, below + self.epochs) if steps]
+            yield "steps", f"a multiple of epochs={self.epochs}, as {' or '.join(map(str, near))}"
 
 
 @dataclass
@@ -99,6 +108,17 @@ def to_settings(root: type, composed: DictConfig) -> Any:
 
 def to_yaml(settings: TrainSettings) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def fingerprint(settings: TrainSettings) -> str:
+    """What tells a run from others: SHA-256 (hex) of its settings, but for where it computes.
+
+    The device and the directory of the data make no other run of it.
+    """
+    values = dataclasses.asdict(settings)
+    del values["device"]
+    values["data"].pop("dir", None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def from_yaml(text: str) -> TrainSettings:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -35,6 +34,7 @@ class Running(NamedTuple):
     loss: float  # nats
     accuracy: float
     last_lr: float  # of the last step
+    samples: int
 
 
 def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
@@ -44,6 +44,7 @@ def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 def train_epoch(
     network: Classifier,
     batches: Iterable[tuple[Tensor, Tensor]],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     optimizer: Optimizer,
     schedule: LRScheduler,
     precision: torch.dtype,
@@ -53,8 +54,9 @@ def train_epoch(
     """Take one step per batch.
 
     ``batches`` yields images (N, 1, 28, 28) float32 and labels (N,) int64 on the network's
-    device. What is returned is of each batch before its step, averaged over the samples of the
-    epoch. ``epoch`` is only named in errors; ``on_batch`` is told each batch's number of samples.
+    device; ``loss_of`` takes logits (N, 10) float32 and labels. What is returned is of each
+    batch before its step, averaged over the samples of the epoch. ``epoch`` is only named in
+    errors; ``on_batch`` is told each batch's number of samples.
 
     Raises NonFiniteLoss; on a CPU before the step that would have followed.
     """
@@ -67,7 +69,7 @@ def train_epoch(
         lr = optimizer.param_groups[0]["lr"]
         with _autocast(images.device, precision):
             logits = network(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = loss_of(logits.float(), labels)
         pending.append((loss.detach(), lr))
         if images.device.type == "cpu" or len(pending) == LOOK_EVERY:
             losses += _finite(pending, epoch, len(losses))
@@ -81,7 +83,8 @@ def train_epoch(
         on_batch(len(labels))
     losses += _finite(pending, epoch, len(losses))
     mean_loss = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
-    return Running(mean_loss, torch.stack(correct).sum().item() / sum(sizes), lr)
+    accuracy = torch.stack(correct).sum().item() / sum(sizes)
+    return Running(mean_loss, accuracy, lr, sum(sizes))
 
 
 def _finite(pending: list[tuple[Tensor, float]], epoch: int, seen: int) -> list[float]:

@@ -1,5 +1,6 @@
 """The epochs of a run: order, schedule, history, best on validation, early stop, time left."""
 
+import itertools
 import logging
 import math
 import time
@@ -51,8 +52,9 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Re
     the initial ones.
     """
     precision = device.resolve_precision(settings.precision, network.mean.device)
-    steps = len(list(data.batch_slices(len(digits.train), settings.batch_size)))
+    steps = steps_per_epoch(settings, len(digits.train))
     optimizer = optim.optimizer(settings.optimizer, network.parameters())
+    loss = optim.LOSSES[settings.loss]
     schedule = optim.schedule(settings.scheduler, optimizer, settings.epochs, steps)
     patience = settings.early_stopping.patience or settings.epochs
     config = to_yaml(settings)
@@ -69,17 +71,18 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Re
             seed_global(settings.seed, Stream.DROPOUT, epoch)
             batches = training_batches(digits.train, settings, epoch)
             running = engine.train_epoch(
-                network, batches, optimizer, schedule, precision, epoch, progress.on_batch
+                network, batches, loss, optimizer, schedule, precision, epoch, progress.on_batch
             )
-            row["train_loss_running"], row["train_accuracy_running"], last_lr = running
+            row["train_loss_running"] = running.loss
+            row["train_accuracy_running"] = running.accuracy
             trained = time.perf_counter()
             row |= _evaluate(network, digits, precision)
-            for loss in (row["train_loss"], row["val_loss"]):
-                if not math.isfinite(loss):  # the last step broke it
-                    raise engine.NonFiniteLoss(epoch, steps, last_lr, loss)
+            for value in (row["train_loss"], row["val_loss"]):
+                if not math.isfinite(value):  # the last step broke it
+                    raise engine.NonFiniteLoss(epoch, steps, running.last_lr, value)
             progress.on_scored()
             row["seconds"] = time.perf_counter() - start
-            row["samples_per_second"] = len(digits.train) / (trained - start)
+            row["samples_per_second"] = running.samples / (trained - start)
 
             history.append(row)
             rundir.append_history(record.out, row)
@@ -87,7 +90,7 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Re
             save(rundir.LAST, epoch)
             if best_epoch == epoch:
                 save(rundir.BEST, epoch)
-            record.values |= _summary(history)
+            record.values |= _summary(history, steps)
             _log_epoch(row, settings.epochs, best_epoch == epoch)
             if epoch - best_epoch >= patience and epoch < settings.epochs:
                 log.info("early stop: no better validation accuracy since epoch %d", best_epoch)
@@ -95,14 +98,26 @@ def fit(network: Classifier, digits: Digits, settings: TrainSettings, record: Re
     return Fit("finished", history)
 
 
-def _summary(history: list[dict]) -> dict:
+def _summary(history: list[dict], steps: int) -> dict:
     """What ``metrics.json`` says of the epochs; the rate is that of training alone."""
     return {
         "epochs": len(history),
+        "steps": len(history) * steps,
         "best_epoch": metrics.best_epoch(history),
         "samples_per_second": len(history)
         / sum(1 / row["samples_per_second"] for row in history),
     }
+
+
+def _steps_per_pass(settings: TrainSettings, count: int) -> int:
+    return len(list(data.batch_slices(count, settings.batch_size)))
+
+
+def steps_per_epoch(settings: TrainSettings, count: int) -> int:
+    """An epoch is a pass over ``count`` images, or its share of ``steps`` where that is set."""
+    if settings.steps is None:
+        return _steps_per_pass(settings, count)
+    return settings.steps // settings.epochs
 
 
 def training_batches(
@@ -110,13 +125,25 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of an epoch, shuffled and augmented: images (N, 1, 28, 28) float32, labels.
 
-    A function of the images, the seed and the epoch alone.
+    A function of the images, the seed and the epoch alone. Where ``steps`` is set, an epoch
+    begins where the one before ended, and may end within a pass over the images or hold several.
     """
+    steps = steps_per_epoch(settings, len(train))
+    passes, skipped = divmod((epoch - 1) * steps, _steps_per_pass(settings, len(train)))
+    whole = (_pass(train, settings, number) for number in itertools.count(passes + 2))
+    first = _pass(train, settings, passes + 1, skipped)
+    return itertools.islice(itertools.chain(first, itertools.chain.from_iterable(whole)), steps)
+
+
+def _pass(
+    train: Images, settings: TrainSettings, number: int, skipped: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a pass over the images (counted from 1), but for the first ``skipped``."""
     here, count = train.labels.device, len(train)
-    order = data.epoch_order(settings.seed, epoch, count).to(here)
-    generator = torch_generator(settings.seed, Stream.AUGMENT, epoch)
+    order = data.epoch_order(settings.seed, number, count).to(here)
+    generator = torch_generator(settings.seed, Stream.AUGMENT, number)
     draws = augment.draw(settings.aug, count, generator).to(here)
-    for part in data.batch_slices(count, settings.batch_size):
+    for part in list(data.batch_slices(count, settings.batch_size))[skipped:]:
         batch = train[order[part]]
         yield augment.apply(data.to_unit(batch.pixels), draws[part], settings.aug), batch.labels
 
@@ -155,7 +182,8 @@ class _Progress:
         )  # fmt: skip
         # Work is counted in images trained on. Scoring one has no backward pass and is taken as
         # a third of that.
-        self.work = settings.epochs * (len(digits.train) + self.scored / 3)
+        passes = steps / _steps_per_pass(settings, len(digits.train))  # per epoch
+        self.work = settings.epochs * (passes * len(digits.train) + self.scored / 3)
         self.done = 0.0
         self.start = time.perf_counter()
         self.warm = False
@@ -202,10 +230,13 @@ def _advice(settings: TrainSettings, on_cpu: bool) -> Iterator[str]:
     if isinstance(model, CustomSettings | Vgg16Settings) and model.width > CPU_WIDTH:
         share = (CPU_WIDTH / model.width) ** 2  # work grows with inputs times outputs
         yield f"model.width={CPU_WIDTH} ({100 * share:.0f}% of the work)"
-    if settings.data.fraction > 0.25:
-        yield "data.fraction=0.25"
-    if settings.epochs > 3:
-        yield "epochs=3"
+    if settings.steps is not None:
+        yield f"steps={max(1, settings.steps // settings.epochs // 4) * settings.epochs}"
+    else:
+        if settings.data.fraction > 0.25:
+            yield "data.fraction=0.25"
+        if settings.epochs > 3:
+            yield "epochs=3"
     if settings.data.name == "mnist":
         yield "data=mnist5k"
     if on_cpu:

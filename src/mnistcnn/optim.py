@@ -1,9 +1,10 @@
-"""Optimizers and learning-rate schedules by name: torch's own."""
+"""Losses, optimizers and learning-rate schedules by name: torch's own."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from torch.nn import Parameter
+from torch.nn.functional import cross_entropy, nll_loss
 from torch.optim import SGD, Adadelta, Adam, Adamax, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -15,6 +16,10 @@ from torch.optim.lr_scheduler import (
 
 from mnistcnn.errors import SettingError
 from mnistcnn.settings import choice, number
+
+# What is minimised, from logits (N, 10) and labels (N,). The second wants log-probabilities: on
+# logits, as the report had it, it has no lower bound.
+LOSSES = {"cross_entropy": cross_entropy, "nll_of_logits": nll_loss}
 
 # Optimizers: the fields of each dataclass are the arguments of torch's class ---------------------
 

@@ -55,7 +55,10 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     line(accuracy, "train_accuracy", RED, "training")
     line(accuracy, "val_accuracy", BLUE, "validation")
     loss.set_ylabel("cross-entropy (nats)")
-    loss.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in loss.lines))
+    highest, lowest = (
+        pick([pick(line.get_ydata()) for line in loss.lines]) for pick in (np.max, np.min)
+    )
+    loss.set_ylim(min(0, lowest), 1.05 * highest)  # below zero with loss=nll_of_logits
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     for axes in (loss, accuracy):

@@ -182,13 +182,14 @@ class Record:
 
 
 @contextlib.contextmanager
-def record(out: Path, log_name: str) -> Iterator[Record]:
+def record(out: Path, log_name: str, known: dict | None = None) -> Iterator[Record]:
     """Keep the log and the record of what happens in ``out``, however it ends.
 
-    An error is noted (``status``, ``error``, its traceback in the log file) and raised again.
+    ``known`` are values to begin with. An error is noted (``status``, ``error``, its traceback in
+    the log file) and raised again.
     """
     kept = Record(out)
-    kept.values |= {"versions": versions(), "git_commit": git_commit()}
+    kept.values |= {**(known or {}), "versions": versions(), "git_commit": git_commit()}
     kept.write()
     with log_to(out / log_name):
         try:

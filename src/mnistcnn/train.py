@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from mnistcnn import checkpoint, command_line, data, device, report, rundir
-from mnistcnn.config import TrainSettings, to_yaml
+from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 from mnistcnn.fit import fit, fresh_network
 
 log = logging.getLogger("mnistcnn.train")  # under python -m, __name__ is "__main__"
@@ -18,7 +18,7 @@ def run(settings: TrainSettings, out: Path) -> dict:
     """
     out = rundir.create(out, "hydra.run.dir")
     rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
-    with rundir.record(out, rundir.LOG) as record:
+    with rundir.record(out, rundir.LOG, {"config_sha256": fingerprint(settings)}) as record:
         here = device.resolve(settings.device)
         device.prepare(here)
         with record.phase("data"):
