@@ -7,7 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mnistcnn import checkpoint, data, device, engine, fit, metrics, models, optim, rundir, seeding
+from mnistcnn import (
+    checkpoint,
+    console,
+    data,
+    device,
+    engine,
+    fit,
+    metrics,
+    models,
+    optim,
+    rundir,
+    seeding,
+)
 from mnistcnn.seeding import Stream
 
 from .conftest import TINY, same_weights, settings
@@ -252,7 +264,7 @@ def test_bfloat16_trains_on_a_cpu_too(tmp_path):
     ("seconds", "said"), [(12.3, "12 s"), (600, "10 min"), (22_680, "6.3 hours")]
 )
 def test_durations(seconds, said):
-    assert fit._duration(seconds) == said
+    assert console.duration(seconds) == said
 
 
 def test_advice_names_what_would_help():

@@ -16,11 +16,12 @@ SOURCE = ROOT / "src" / "mnistcnn"
 FLOORS = {
     "errors": 0, "settings": 0, "seeding": 0, "files": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
-    "rundir": 1, "device": 1, "statistics": 1,
+    "rundir": 1, "device": 1, "statistics": 1, "apart": 1, "console": 1,
     "config": 2, "engine": 2, "checkpoint": 2,
-    "fit": 3, "report": 3, "override_errors": 3,
-    "command_line": 4,
-    "train": 5, "evaluate": 5,
+    "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
+    "multirun": 4,
+    "command_line": 5,
+    "train": 6, "evaluate": 6,
 }  # fmt: skip
 ON_ONE_FLOOR = {("settings", "errors")}
 

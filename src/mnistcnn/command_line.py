@@ -5,12 +5,15 @@ Exit codes: 0 done, 1 something went wrong while running, 2 what was asked for i
 """
 
 import contextlib
-import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import hydra
@@ -18,23 +21,36 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
-from mnistcnn import device, override_errors, rundir
-from mnistcnn.config import EvaluateSettings, TrainSettings, to_settings
+from mnistcnn import console, device, override_errors, rundir, sweep
+from mnistcnn.config import EvaluateSettings, TrainSettings, fingerprint, to_settings
 from mnistcnn.errors import PlainError
+from mnistcnn.multirun import Multirun
 
 CONF = "pkg://mnistcnn.conf"
 SETTINGS = {"train": TrainSettings, "evaluate": EvaluateSettings}
 USAGE, INTERRUPTED = 2, 130  # exit codes
+HASH_LENGTH = 10  # hexadecimal digits in a directory's name
 
-# A job's directory may be named after its overrides, in characters that a later override can
-# hold without quotes, and short enough for any file system.
+
+def _run_name(*, _root_: DictConfig) -> str:
+    """The directory of a job: what varies, as a person would name it, and what it is known by.
+
+    In characters that a later override can hold without quotes, and short enough for any file
+    system. Jobs with the same name are the same job.
+    """
+    settings = _settings(_root_, _root_.hydra.job.config_name)
+    varies = rundir.slug(_root_.hydra.job.override_dirname) or "run"
+    return f"{varies}-{fingerprint(settings)[:HASH_LENGTH]}"
+
+
 OmegaConf.register_new_resolver("slug", rundir.slug, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 class _Refused(BaseException):
@@ -60,19 +76,42 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            for overrides in _jobs(config):
-                _settings(compose(kwargs["config_name"], overrides), kwargs["config_name"])
-            rundir.create(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _COMMAND.get().multirun = _plan(config, kwargs["config_name"])
         except Exception as error:
             raise _Refused(error) from error
 
 
-def _jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a multirun, where they are known before it starts."""
-    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-        return []
-    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+def _plan(config: DictConfig, config_name: str) -> Multirun:
+    """Check all jobs of a multirun, as far as they are known before it starts."""
+    sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+    typed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides(
+        [*typed, *config.hydra.overrides.task]  # what is typed later wins
+    )
+    if sweeper._target_.endswith(".BasicSweeper"):
+        batches = BasicSweeper.split_arguments(overrides, None)
+        jobs = [_settings(compose(config_name, job), config_name) for job in batches[0]]
+        total = len(jobs)
+    else:
+        jobs, total = [], sweeper.get("n_trials")
+    directory = rundir.create(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+    _name_by_what_varies(config, overrides)
+    fingerprints = [fingerprint(job) for job in jobs if isinstance(job, TrainSettings)]
+    # submitit_local starts all jobs of a batch at once
+    at_once = 1
+    if launcher._target_.endswith(".LocalLauncher"):
+        at_once = min(total or 1, sweeper.get("max_batch_size") or total or 1)
+    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
+    return Multirun(directory, fingerprints, total, threads)
+
+
+def _name_by_what_varies(config: DictConfig, overrides: list[Override]) -> None:
+    """Leave what all jobs share out of ``override_dirname``, after which directories are named."""
+    shared = [o.key_or_group for o in overrides if not o.is_sweep_override()]
+    with open_dict(config):
+        config.hydra.overrides.hydra.append(
+            f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"
+        )
 
 
 def _settings(composed: DictConfig, config_name: str) -> Any:
@@ -82,53 +121,92 @@ def _settings(composed: DictConfig, config_name: str) -> Any:
     return settings
 
 
-def run_app(config_name: str, task: Callable[[Any, Path], object]) -> None:
-    """Compose ``conf/<config_name>.yaml`` with the overrides of the command line and run ``task``.
+@dataclass
+class _Command:
+    """What Hydra calls for each job; launchers take it along to other processes."""
 
-    ``task`` takes the settings and the run's directory. Returns where all went well; else says
-    what did not and exits with a code.
-    """
-    with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
-    _take_hold_of_output()
-    exit_codes: list[int] = []  # and not the errors, whose tracebacks hold networks and data
+    config_name: str
+    task: str
+    tell: Callable[[Exception], int]
+    multirun: Multirun | None = None
+    exit_code: int = 0
 
-    def fail(error: Exception, exit_code: int) -> None:
-        exit_codes.append(exit_code)
-        if with_traceback:
-            traceback.print_exception(error)
-        print(f"mnistcnn: {_plain(error)}", file=sys.stderr)
-
-    def job(composed: DictConfig) -> None:
-        out = Path(HydraConfig.get().runtime.output_dir)
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Nothing that goes wrong goes further: a multirun's other jobs go on."""
+        hydra_config = HydraConfig.get()
+        out = Path(hydra_config.runtime.output_dir)
         try:
-            task(_settings(composed, config_name), out)
-        except Exception as error:  # goes no further: a multirun's other jobs go on
+            settings = _settings(composed, self.config_name)
+            if self.multirun is not None:
+                console.take_hold()
+                number = hydra_config.job.num
+                return self.multirun.job(self.tell, self.task, settings, out, number)
+            resolve_name(self.task)(settings, out)
+        except Exception as error:
             with contextlib.suppress(OSError):
                 out.rmdir()  # Hydra's, and still empty where the task did not begin
-            fail(error, _exit_code(error))
+            self.exit_code = self.tell(error)
+        return None
 
+
+_COMMAND: ContextVar[_Command] = ContextVar("command")  # that of this process
+
+
+def run_app(config_name: str, task: str) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the overrides of the command line and run ``task``.
+
+    ``task`` names a function that takes the settings and the run's directory, as
+    ``mnistcnn.train:run``. Returns where all went well; else says what did not and exits with a
+    code.
+    """
+    tell = partial(_tell, with_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
+    console.take_hold()
+    command = _Command(config_name, task, tell)
+    _COMMAND.set(command)
     try:
         override_errors.refuse(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(job)()
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(command)()
     except _Refused as refused:
-        fail(refused.error, USAGE)
+        tell(refused.error)
+        command.exit_code = USAGE
     except KeyboardInterrupt:
         print("mnistcnn: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        command.exit_code = INTERRUPTED
     except Exception as error:  # not a job's: nothing could be made of the command line
-        fail(error, USAGE)
+        tell(error)
+        command.exit_code = USAGE
+    if command.multirun is not None:
+        _conclude(command, command.multirun)
     try:
         sys.stdout.flush()
     except OSError:  # nobody reads any more: say nothing about it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if len(exit_codes) > 1:
-        print(f"mnistcnn: {len(exit_codes)} runs failed", file=sys.stderr)
-    if exit_codes:
-        sys.exit(exit_codes[0])
+    if command.exit_code:
+        sys.exit(command.exit_code)
 
 
-def _exit_code(error: Exception) -> int:
+def _conclude(command: _Command, multirun: Multirun) -> None:
+    """The answer of a multirun, also of one that was cut short."""
+    try:
+        print(f"\n{sweep.summarise(multirun.directory)}\n\nall of it is in {multirun.directory}")
+    except Exception as error:
+        command.exit_code = command.exit_code or command.tell(error)
+    missing = multirun.not_complete()
+    if missing:
+        print(
+            f"mnistcnn: {missing} runs are not complete; the same command with "
+            f"hydra.sweep.dir={multirun.directory} does only these",
+            file=sys.stderr,
+        )
+        command.exit_code = command.exit_code or 1
+
+
+def _tell(error: Exception, with_traceback: bool) -> int:
+    """Print an error; return the exit code that it stands for."""
+    if with_traceback:
+        traceback.print_exception(error)
+    print(f"mnistcnn: {_plain(error)}", file=sys.stderr)
     if isinstance(error, PlainError):
         return error.exit_code
     return USAGE if isinstance(error, HydraException | OmegaConfBaseException) else 1
@@ -141,28 +219,3 @@ def _plain(error: Exception) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return override_errors.explain(error)
     return f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
-
-
-class _Console(logging.StreamHandler):
-    """Writes above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
-
-
-def _take_hold_of_output() -> None:
-    """Log to the console, and let nothing about a terminal, or its absence, end a run."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who called
-            setattr(sys, name, open(os.devnull, "w"))
-        with contextlib.suppress(AttributeError):  # a stand-in that takes any character
-            getattr(sys, name).reconfigure(errors="backslashreplace")
-    logging.raiseExceptions = False  # a closed pipe or a full disk is no reason for tracebacks
-    logger = logging.getLogger("mnistcnn")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # Hydra has handlers of its own on the root logger
-    handler = _Console(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.INFO)
-    logger.handlers = [handler]

@@ -121,6 +121,20 @@ def fingerprint(settings: TrainSettings) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def flat(text: str) -> dict[str, Any]:
+    """Every value that :func:`to_yaml` wrote, this version's or another's, by its full name."""
+
+    def flattened(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from flattened(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    values: Any = OmegaConf.to_container(OmegaConf.create(text))
+    return dict(flattened(values, ""))
+
+
 def from_yaml(text: str) -> TrainSettings:
     """The settings that :func:`to_yaml` wrote."""
     return to_settings(TrainSettings, OmegaConf.create(text))

@@ -9,7 +9,7 @@ from mnistcnn import checkpoint, command_line, data, device, report, rundir
 from mnistcnn.config import EvaluateSettings, TrainSettings, from_yaml, to_yaml
 from mnistcnn.errors import UsageError
 
-log = logging.getLogger("mnistcnn.evaluate")  # under python -m, __name__ is "__main__"
+log = logging.getLogger(__name__)
 
 
 def run(settings: EvaluateSettings, out: Path) -> dict:
@@ -80,7 +80,7 @@ def _history_beside(path: Path, config: str) -> list[dict]:
 
 
 def main() -> None:
-    command_line.run_app("evaluate", run)
+    command_line.run_app("evaluate", "mnistcnn.evaluate:run")
 
 
 if __name__ == "__main__":

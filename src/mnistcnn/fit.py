@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mnistcnn import augment, checkpoint, data, device, engine, metrics, models, optim, rundir
+from mnistcnn import (
+    augment,
+    checkpoint,
+    console,
+    data,
+    device,
+    engine,
+    metrics,
+    models,
+    optim,
+    rundir,
+)
 from mnistcnn.config import TrainSettings, to_yaml
 from mnistcnn.data import Digits, Images
 from mnistcnn.models import Classifier, CustomSettings, Vgg16Settings
@@ -211,17 +222,9 @@ class _Progress:
 
     def _tell(self, seconds: float) -> None:
         self.told = True
-        log.info("about %s for %d epochs", _duration(seconds), self.settings.epochs)
+        log.info("about %s for %d epochs", console.duration(seconds), self.settings.epochs)
         if seconds > LONG:
             log.info("to be faster: %s", ", ".join(_advice(self.settings, self.on_cpu)))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def _advice(settings: TrainSettings, on_cpu: bool) -> Iterator[str]:

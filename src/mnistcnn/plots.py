@@ -72,6 +72,70 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     _save(figure, path)
 
 
+def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
+    """Error against the epoch, by label: a thin line per run (epochs,), a thick one of their mean.
+
+    The mean ends with the shortest run.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, runs) in enumerate(errors.items()):
+        colour, style = _line(index)
+        if len(runs) > 1:
+            for run in runs:
+                axes.plot(1 + np.arange(len(run)), run, color=colour, linewidth=0.6, alpha=0.5)
+        shortest = min(map(len, runs))
+        mean = np.mean([run[:shortest] for run in runs], axis=0)
+        axes.plot(1 + np.arange(shortest), mean, style, color=colour, linewidth=2, marker="o",
+                  markersize=4, label=label)  # fmt: skip
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation error")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _error_axis(axes.yaxis)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
+    """Training and test error against the number of training images, log-log, by label.
+
+    A row of an array (K, 7) holds that number and, of the training and of the test error, the
+    value and the ends of the bar through it.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, rows) in enumerate(series.items()):
+        for part, style, column in (("training", "--", 1), ("test", "-", 4)):
+            value, *ends = rows[:, column : column + 3].T
+            axes.errorbar(
+                rows[:, 0], value, np.abs(ends - value), color=_line(index)[0], linestyle=style,
+                marker="o", markersize=4, capsize=3, label=f"{label} {part}".strip(),
+            )  # fmt: skip
+    axes.set_xscale("log")
+    counts = sorted({int(row[0]) for rows in series.values() for row in rows})
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("training images")
+    axes.set_ylabel("error")
+    _error_axis(axes.yaxis)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _line(index: int) -> tuple[str, str]:
+    """A colour and a style that tell the line ``index`` from the others."""
+    styles = ["-", "--", ":"]
+    return DIGIT_COLOURS[index % DIGITS], styles[index // DIGITS % len(styles)]
+
+
+def _error_axis(axis) -> None:
+    """Logarithmic, in percent; an error of zero is drawn at the lower edge."""
+    axis.axes.set_yscale("log", nonpositive="clip")
+    for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+        formatter(lambda value, _: f"{100 * value:g}%" if f"{value:e}"[0] in "125" else "")
+    axis.axes.grid(alpha=0.3, which="both")
+
+
 def confusion(path: Path, counts: np.ndarray) -> None:
     """Counts (10, 10), true digits in rows. Colour shows the errors; the diagonal has none."""
     figure = Figure(figsize=(7, 6), layout="constrained")

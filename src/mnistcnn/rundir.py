@@ -34,6 +34,11 @@ NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
 SUMMARY = "model_summary.txt"
 
+CONTENTS = [
+    CONFIG, HISTORY, METRICS, PREDICTIONS, BEST, LAST, CURVES, CONFUSION_PNG, CONFUSION_CSV,
+    MISCLASSIFIED, TSNE, NEIGHBOURS, AUGMENTED, SUMMARY,
+]  # of a run's directory, but for its log  # fmt: skip
+
 SLUG_LENGTH = 100
 
 PACKAGES = [
@@ -64,6 +69,23 @@ def create(path: Path, key: str) -> Path:
             "or delete this one"
         )
     return path
+
+
+def clear(path: Path) -> None:
+    """Remove the files of a run that came to no good end; its log stays, and goes on."""
+    for name in CONTENTS:
+        (path / name).unlink(missing_ok=True)
+
+
+def note_failure(path: Path, reason: str, known: dict) -> None:
+    """Say in ``metrics.json`` why a run ended that could not say so itself.
+
+    ``known`` is said beside it. A run that has said how it ended is left alone.
+    """
+    file = path / METRICS
+    values = json.loads(file.read_text()) if file.exists() else {"status": "interrupted"}
+    if values["status"] == "interrupted" and "error" not in values:
+        write_json(file, known | values | {"status": "failed", "error": reason})
 
 
 def slug(text: str) -> str:

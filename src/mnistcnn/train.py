@@ -7,7 +7,7 @@ from mnistcnn import checkpoint, command_line, data, device, report, rundir
 from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 from mnistcnn.fit import fit, fresh_network
 
-log = logging.getLogger("mnistcnn.train")  # under python -m, __name__ is "__main__"
+log = logging.getLogger(__name__)
 
 
 def run(settings: TrainSettings, out: Path) -> dict:
@@ -41,7 +41,7 @@ def run(settings: TrainSettings, out: Path) -> dict:
 
 
 def main() -> None:
-    command_line.run_app("train", run)
+    command_line.run_app("train", "mnistcnn.train:run")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""A function in a process of its own, so that its end is not the end of who called it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+# A server that has imported everything and done nothing yet forks in no time, and safely: it has
+# no threads and no CUDA.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+PATIENCE = 10.0  # seconds that an interrupted process has to put its things in order
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> int:
+    """Run ``function(*arguments)`` in a new process, which ends with this one at the latest.
+
+    Both must be picklable. Returns the exit code: 0, that of a ``SystemExit``, 1 after any other
+    exception, and minus the signal's number where a signal ended it. An interrupt of this
+    process interrupts the other, waits for it and is raised again.
+    """
+    context = multiprocessing.get_context(METHOD)
+    if METHOD == "forkserver":
+        context.set_forkserver_preload([function.__module__])
+    process = context.Process(target=_watched, args=(function, *arguments))
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        _interrupt(process)
+        raise
+    return process.exitcode or 0
+
+
+def describe(exit_code: int) -> str:
+    """An exit code of :func:`call` other than 0 in words."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _interrupt(process: Any) -> None:
+    """A terminal tells both processes; who interrupts this one alone means the other as well."""
+    process.join(PATIENCE / 10)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGINT)
+        process.join(PATIENCE)
+    process.kill()
+    process.join()
+
+
+def _watched(function: Callable[..., Any], *arguments: Any) -> None:
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    function(*arguments)

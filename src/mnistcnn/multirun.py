@@ -1,0 +1,140 @@
+"""The jobs of a multirun: each in a process of its own, and none that was done before."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mnistcnn import apart, console, rundir, sweep
+from mnistcnn.config import TrainSettings, fingerprint, to_yaml
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@dataclass
+class Multirun:
+    """Many runs in one directory.
+
+    A job asks the directory what is there, and nothing else: jobs may run in other processes, at
+    the same time, on other machines, and again after all of that was killed.
+    """
+
+    directory: Path
+    fingerprints: list[str] = field(default_factory=list)  # of its jobs; none where not known yet
+    total: int | None = None  # jobs; None where not known
+    threads: int | None = None  # of each job; None as the process has them
+    started: float = field(default_factory=time.time)  # seconds since the epoch
+
+    def __post_init__(self) -> None:
+        self.before = len(self._complete())
+
+    def job(self, explain: Callable, task: str, settings: Any, out: Path, number: int) -> float:
+        """Do the job ``number`` (from 0) in ``out``, or see that it was done in some directory.
+
+        ``task`` names the function to call with ``settings`` and a directory, as
+        ``mnistcnn.train:run``. Returns the validation error, which a sweeper may minimise; nan
+        where the run failed.
+        """
+        known = _identity(settings)
+        found = sweep.with_fingerprint(self.directory, known["config_sha256"]) if known else None
+        if found is not None and found.path != out:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # Hydra made it, and nobody used it
+            out = found.path
+        name = f"run {number + 1}" + (f" of {self.total}" if self.total else "")
+        with _alone(out, name):
+            run = sweep.read(out)
+            if run is not None and known:
+                if run.metrics.get("config_sha256") != known["config_sha256"]:
+                    log.error("%s: %s holds another run, which is left alone", name, out)
+                    return nan
+                if run.complete:
+                    log.info("%s is there already: %s", name, out.name)
+                    return _validation_error(run)
+                rundir.clear(out)
+            log.info("%s%s: %s", name, self._time_left(), out.name)
+            code = apart.call(_do, explain, task, settings, out, known, self.threads)
+            if code:
+                rundir.note_failure(out, apart.describe(code), known)
+                return nan
+            return _validation_error(sweep.read(out))
+
+    def not_complete(self) -> int:
+        """How many of the jobs are not, or not wholly, done."""
+        if self.fingerprints:
+            done = {run.metrics.get("config_sha256") for run in self._complete()}
+            return len(set(self.fingerprints) - done)
+        return sum(not run.complete for run in sweep.find(self.directory))
+
+    def _complete(self) -> list[sweep.Run]:
+        if not self.directory.is_dir():
+            return []
+        return [run for run in sweep.find(self.directory) if run.complete]
+
+    def _time_left(self) -> str:
+        """``, about 5 min left``, once a job was done since the start."""
+        done = len(self._complete()) - self.before
+        if not (done and self.total):
+            return ""
+        seconds = (time.time() - self.started) / done * (self.total - self.before - done)
+        return f", about {console.duration(seconds)} left"
+
+
+def _validation_error(run: sweep.Run | None) -> float:
+    error = run.measure("validation", "error") if run is not None else None
+    return nan if error is None else error
+
+
+def _identity(settings: Any) -> dict[str, str]:
+    """What ``metrics.json`` knows a run by; nothing of an evaluation."""
+    if not isinstance(settings, TrainSettings):
+        return {}
+    return {"config_sha256": fingerprint(settings)}
+
+
+@contextlib.contextmanager
+def _alone(out: Path, name: str):
+    """Keep others out of a run's directory: the same job of another process waits."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process is at it, waiting: %s", name, out.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _do(
+    explain: Callable, task: str, settings: Any, out: Path, known: dict, threads: int | None
+) -> None:
+    """What a job's process does. ``explain`` prints an error and gives the exit code."""
+    console.take_hold()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        resolve_name(task)(settings, out)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not (out / rundir.METRICS).exists():  # it did not get so far as to say so itself
+            if isinstance(settings, TrainSettings):
+                rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
+            rundir.note_failure(out, f"{type(error).__name__}: {error}", known)
+        sys.exit(explain(error))
