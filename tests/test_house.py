@@ -21,7 +21,8 @@ FLOORS = {
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
     "multirun": 4,
     "command_line": 5,
-    "train": 6, "evaluate": 6,
+    "train": 6, "evaluate": 6, "compare": 6,
+    "reproduce": 7,
 }  # fmt: skip
 ON_ONE_FLOOR = {("settings", "errors")}
 
@@ -82,7 +83,7 @@ OPTIONS = [
 
 
 def test_all_options_are_found():
-    assert len(OPTIONS) == 5 + 4 + 6 + 4 + 2 + 1
+    assert len(OPTIONS) == 5 + 4 + 6 + 4 + 2 + 18
     assert {group for group, _ in OPTIONS} == set(GROUPS)
 
 

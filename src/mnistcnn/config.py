@@ -131,8 +131,12 @@ def flat(text: str) -> dict[str, Any]:
             else:
                 yield f"{prefix}{key}", value
 
-    values: Any = OmegaConf.to_container(OmegaConf.create(text))
-    return dict(flattened(values, ""))
+    return dict(flattened(plain(text), ""))
+
+
+def plain(text: str) -> dict[str, Any]:
+    """YAML as dicts, lists and values."""
+    return OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]
 
 
 def from_yaml(text: str) -> TrainSettings:

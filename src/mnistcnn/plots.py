@@ -5,6 +5,7 @@ Every function writes one PNG file. Colours are told apart by colour-blind reade
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,44 @@ def misclassified(
 def _probability(value: float) -> str:
     """Never rounded up to 1."""
     return f"{value:.3f}" if value < 0.9995 else "> 0.999"
+
+
+def disagreements(
+    path: Path,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    probabilities: Sequence[np.ndarray],
+    indices: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """A grid of images (K, 28, 28) that A and B take for different digits.
+
+    ``probabilities`` are A's and B's, (K, 10) each; ``indices`` the numbers in the test set.
+    """
+    columns = 4
+    rows = max(1, -(-len(indices) // columns))
+    figure = Figure(figsize=(9, 0.8 + 2.6 * rows), layout="constrained")
+    title = f"A: {names[0]}\nB: {names[1]}"
+    if not len(indices):
+        title += "\nthe same digit for every image of the test set"
+    figure.suptitle(title, fontsize=10)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if place >= len(indices):
+            axes.axis("off")
+            continue
+        _image(axes, pixels[place])
+        answers = [mean[place].argmax() for mean in probabilities]
+        right = answers.index(labels[place]) if labels[place] in answers else None
+        axes.set_title(
+            "\n".join(
+                f"{side}: {digit} with probability {_probability(mean[place, digit])}"
+                for side, digit, mean in zip("AB", answers, probabilities, strict=True)
+            ),
+            fontsize=8,
+            color=GREY if right is None else (BLUE, RED)[right],
+        )
+        axes.set_xlabel(f"true {labels[place]}, test image {indices[place]}", fontsize=7)
+    _save(figure, path)
 
 
 def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) -> None:

@@ -1,0 +1,229 @@
+"""The command behind ``scripts/reproduce``: every table and figure of the report beside ours."""
+
+import argparse
+import base64
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnistcnn import compare, config, console, rundir, statistics, sweep
+from mnistcnn.errors import PlainError, UsageError
+from mnistcnn.sweep import Group, Run
+
+log = logging.getLogger(__name__)
+
+REPORT_MD = "report.md"
+REPORT_HTML = "report.html"
+NOT_RUN = "not run"
+
+STYLE = (
+    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
+    "img{max-width:100%}code{background:#f2f2f2}"
+)
+
+
+def _last(key: str) -> Any:
+    return lambda run: run.history[-1][key]
+
+
+# What a row can show: of a run, the number, and how a mean of it is written.
+MEASURES = {
+    "training (running)": (_last("train_accuracy_running"), True),
+    "training": (lambda run: run.measure("train", "accuracy"), True),
+    "validation": (lambda run: run.measure("validation", "accuracy"), True),
+    "test": (lambda run: run.measure("test", "accuracy"), True),
+    "training error": (lambda run: run.measure("train", "error"), True),
+    "test error": (lambda run: run.measure("test", "error"), True),
+    "training loss (running)": (_last("train_loss_running"), False),
+    "epochs": (lambda run: len(run.history), False),
+    "parameters": (lambda run: run.metrics["model"]["parameters"], False),
+}
+
+
+def run(
+    out: Path, scale: str, seeds: int | None, only: Sequence[str], overrides: Sequence[str]
+) -> int:
+    """Run all experiments at ``scale``, or ``only`` some, and write the report into ``out``.
+
+    What is there already is not run again. ``overrides`` go to every command. Returns how many
+    experiments did not end well.
+    """
+    plan = config.plain((files("mnistcnn.conf") / "reproduction.yaml").read_text())
+    known = [item["experiment"] for item in plan["items"]]
+    if unknown := [name for name in only if name not in known]:
+        raise UsageError(f"--only: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+    out = rundir.create(out, "--out")
+    failed = 0
+    try:
+        for item in plan["items"]:
+            if not only or item["experiment"] in only:
+                command = _command(item, plan["scales"][scale], scale, seeds)
+                folder = out / scale / item["experiment"]
+                log.info("\n# %s\n%s", item["title"], " ".join(["python -m", *command[1:]]))
+                failed += _run([*command, *overrides, f"hydra.sweep.dir={folder}"])
+    finally:  # also of what was done before an interrupt
+        write(out, scale, plan, seeds)
+    return failed
+
+
+def _command(item: dict, of_scale: dict, scale: str, seeds: int | None) -> list[str]:
+    """``-m mnistcnn.train experiment=...`` with what the scale changes."""
+    count = seeds or item.get("seeds", {}).get(scale, of_scale["seeds"])
+    return [
+        "-m", "mnistcnn.train", "-m", f"experiment={item['experiment']}", *of_scale["overrides"],
+        *item.get("overrides", {}).get(scale, []), f"seed=range({count})",
+    ]  # fmt: skip
+
+
+def _run(arguments: Sequence[str]) -> bool:
+    """Whether the command failed. An interrupt of it is one of this."""
+    code = subprocess.run([sys.executable, *arguments]).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    return code != 0
+
+
+# The report --------------------------------------------------------------------------------------
+
+
+def write(out: Path, scale: str, plan: dict, seeds: int | None) -> None:
+    """Write ``report.md``, and ``report.html`` with its pictures inside, of what is in ``out``."""
+    blocks = [
+        "# The report, reproduced",
+        f"At the scale `{scale}`, by `scripts/reproduce --scale {scale}`. Accuracy and error in "
+        "percent, mean ± standard deviation over seeds (95% interval of the mean). The report's "
+        "numbers are of single runs.",
+    ]
+    for item in plan["items"]:
+        command = _command(item, plan["scales"][scale], scale, seeds)
+        blocks += [f"## {item['title']}", f"`python {' '.join(command)}`"]
+        blocks += _section(out, out / scale / item["experiment"], item)
+    text = "\n\n".join(blocks) + "\n"
+    rundir.write_text(out / REPORT_MD, text)
+    rundir.write_text(out / REPORT_HTML, _html(text, out))
+    log.info("the report is %s and %s", out / REPORT_MD, out / REPORT_HTML)
+
+
+def _section(out: Path, folder: Path, item: dict) -> list[str]:
+    runs = [run for run in sweep.find(folder) if run.complete] if folder.is_dir() else []
+    of = sweep.groups(runs)
+    rows = [
+        [f"{row['of']}, {row['measure']}", str(row.get("report", "")), _ours(of, row)]
+        for row in item["rows"]
+    ]
+    blocks = [sweep.markdown(["", "the report", "ours"], rows)]
+    if "baseline" in item and len(of) > 1:
+        blocks += _verdicts(runs, item["baseline"])
+    if runs:
+        blocks.append(_where(runs))
+    for picture in item.get("pictures", []):
+        path = _picture(folder, of, picture)
+        if path is not None:
+            blocks += [f"{picture['title']}:", f"![{picture['title']}]({path.relative_to(out)})"]
+    return [*blocks, item["why"]]
+
+
+def _group(of: Sequence[Group], described: str) -> Group | None:
+    return next((group for group in of if sweep.matches(group.settings, [described])), None)
+
+
+def _ours(of: Sequence[Group], row: dict) -> str:
+    group = _group(of, row["of"])
+    if group is None:
+        return NOT_RUN
+    measured, is_share = MEASURES[row["measure"]]
+    mean = statistics.mean_interval([measured(run) for run in group.runs])
+    if is_share:
+        return sweep.percent(mean, with_interval=True)
+    return f"{mean.mean:,.4g}" if row["measure"] != "parameters" else f"{mean.mean:,.0f}"
+
+
+def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
+    try:
+        return compare.verdicts(compare.compare(runs, baseline))
+    except PlainError as error:
+        return [f"Not compared: {error}"]
+
+
+def _where(runs: Sequence[Run]) -> str:
+    """The machine behind the numbers, as far as it may be told."""
+    devices = sorted({run.metrics["device"] for run in runs})
+    torch = sorted({run.metrics["versions"]["torch"] for run in runs})
+    minutes = np.sum([run.metrics["seconds"]["total"] for run in runs]) / 60
+    return (
+        f"{len(runs)} runs on {', '.join(devices)} with torch {', '.join(torch)}, "
+        f"{minutes:.1f} minutes."
+    )
+
+
+def _picture(folder: Path, of: Sequence[Group], picture: dict) -> Path | None:
+    if "of" in picture:
+        group = _group(of, picture["of"])
+        if group is None:
+            return None
+        folder = group.runs[0].path
+    path = folder / picture["file"]
+    return path if path.is_file() else None
+
+
+def _html(text: str, out: Path) -> str:
+    """Markdown as one HTML page that needs no other file."""
+    import markdown
+
+    def embedded(found: re.Match) -> str:
+        content = base64.b64encode((out / found[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{content}"'
+
+    body = re.sub(r'src="([^"]+)"', embedded, markdown.markdown(text, extensions=["tables"]))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>The report, reproduced</title><style>{STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce",
+        description="Run every table and figure of the report, and put ours beside it.",
+    )
+    parser.add_argument("--scale", choices=["quick", "cpu", "full"], default="quick")
+    parser.add_argument("--seeds", type=int, metavar="N", help="of every experiment")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[],
+                        metavar="NAME,...", help="some of the experiments")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("outputs/reproduction"))
+    parser.add_argument("overrides", nargs="*", help="for every command: hydra/launcher=joblib")
+    arguments = parser.parse_args()
+    if arguments.seeds is not None and arguments.seeds < 1:
+        parser.error("--seeds: at least 1")
+    return arguments
+
+
+def main() -> None:
+    arguments = _arguments()
+    console.take_hold()
+    try:
+        failed = run(
+            arguments.out, arguments.scale, arguments.seeds, arguments.only, arguments.overrides
+        )
+    except PlainError as error:
+        print(f"mnistcnn: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("mnistcnn: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        print(f"mnistcnn: {failed} experiments are not complete", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
