@@ -62,10 +62,10 @@ class Multirun:
                     log.info("%s is there already: %s", name, out.name)
                     return _validation_error(run)
                 rundir.clear(out)
-            log.info("%s%s: %s", name, self._time_left(), out.name)
+            log.info("%s%s: %s", name, self._time_left(number), out.name)
             code = apart.call(_do, explain, task, settings, out, known, self.threads)
             if code:
-                rundir.note_failure(out, apart.describe(code), known)
+                _note_failure(out, settings, apart.describe(code), known)
                 return nan
             return _validation_error(sweep.read(out))
 
@@ -81,12 +81,15 @@ class Multirun:
             return []
         return [run for run in sweep.find(self.directory) if run.complete]
 
-    def _time_left(self) -> str:
-        """``, about 5 min left``, once a job was done since the start."""
+    def _time_left(self, number: int) -> str:
+        """``, about 5 min left`` from the job ``number`` on, once one was done since the start."""
         done = len(self._complete()) - self.before
         if not (done and self.total):
             return ""
-        seconds = (time.time() - self.started) / done * (self.total - self.before - done)
+        jobs = self.total - number
+        if self.fingerprints:
+            jobs = min(jobs, self.not_complete())  # some ahead are there already
+        seconds = (time.time() - self.started) / done * jobs
         return f", about {console.duration(seconds)} left"
 
 
@@ -130,11 +133,13 @@ def _do(
         torch.set_num_threads(threads)
     try:
         resolve_name(task)(settings, out)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         if not (out / rundir.METRICS).exists():  # it did not get so far as to say so itself
-            if isinstance(settings, TrainSettings):
-                rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
-            rundir.note_failure(out, f"{type(error).__name__}: {error}", known)
+            _note_failure(out, settings, f"{type(error).__name__}: {error}", known)
         sys.exit(explain(error))
+
+
+def _note_failure(out: Path, settings: Any, reason: str, known: dict) -> None:
+    if isinstance(settings, TrainSettings) and not (out / rundir.CONFIG).exists():
+        rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
+    rundir.note_failure(out, reason, known)

@@ -5,10 +5,11 @@ import re
 from collections.abc import Collection
 from dataclasses import fields
 from importlib.resources import files
+from importlib.util import find_spec
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, Node
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -31,14 +32,16 @@ TYPES = {
     "String": "text",
     "str": "text",
 }
-GROUPS = ("aug", *VARIANTS)  # of each, one option is in force
+# Of each, one option is in force. Those of Hydra's come with plugins, which an extra installs.
+PLUGINS = {"hydra/launcher": "launchers", "hydra/sweeper": "optuna"}
+GROUPS = ("aug", *VARIANTS, *PLUGINS)
 
 
 def explain(error: Exception) -> str:
     """One or two lines on an error of composing: which key, what is allowed, the nearest name."""
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.partition("/")
+        group, _, option = error.missing_cfg_file.rpartition("/")
         options = error.options or _options(group)
         return (
             f"{group}={option}: there is no such {group}{_nearest(option, options)}\n"
@@ -64,7 +67,20 @@ def explain(error: Exception) -> str:
 
 def _options(group: str) -> list[str]:
     folder = files("mnistcnn.conf") / group
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    own = (file.name.removesuffix(".yaml") for file in folder.iterdir())
+    return sorted([*own, "basic"] if group in PLUGINS else own)
+
+
+def _lacks_plugin(group: str, option: str) -> bool:
+    """Whether what our ``option`` in a ``group`` of Hydra's configures is not installed."""
+    file = files("mnistcnn.conf") / group / f"{option}.yaml"
+    if not file.is_file():
+        return False
+    package = ".".join(OmegaConf.create(file.read_text())._target_.split(".")[:2])
+    try:
+        return find_spec(package) is None
+    except ModuleNotFoundError:  # no plugin of anybody's
+        return True
 
 
 def _how_to_write(override: str) -> str:
@@ -145,8 +161,8 @@ def refuse(arguments: list[str]) -> None:
     """Raise UsageError for what Hydra would take and misunderstand, or refuse at length.
 
     That is a flag that it does not have, such as ``--epochs 3``; the removal of a setting; no
-    option of a group; and the name of a group's option, which tells what else is in the group and
-    cannot be changed by itself.
+    option of a group; one whose plugin is not installed; and the name of a group's option, which
+    tells what else is in the group and cannot be changed by itself.
     """
     _, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
@@ -160,6 +176,11 @@ def refuse(arguments: list[str]) -> None:
         group, _, value = argument.lstrip("+").partition("=")
         if group in GROUPS and re.fullmatch(r"null|true|false|\d*", value, re.IGNORECASE):
             raise UsageError(f"{argument}: it must be one of {', '.join(_options(group))}")
+        if group in PLUGINS and _lacks_plugin(group, value):
+            raise UsageError(
+                f"{argument} needs a plugin that is not installed: "
+                f'pip install "mnistcnn[{PLUGINS[group]}]"'
+            )
         group, _, name = group.rpartition(".")
         if group in GROUPS and name == "name":
             raise UsageError(f"{argument}: to choose another {group}, write {group}={value}")

@@ -58,9 +58,17 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """By full name, as ``model.width``. Raises PlainError where they cannot be read."""
+        """By full name, as ``model.width``; none where a run failed before it had any.
+
+        Raises PlainError where they cannot be read.
+        """
+        if not (self.complete or (self.path / rundir.CONFIG).exists()):
+            return {}
         try:
-            return flat((self.path / rundir.CONFIG).read_text())
+            settings = flat((self.path / rundir.CONFIG).read_text())
+            if "seed" not in settings:
+                raise ValueError("no seed in it")
+            return settings
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise PlainError(f"{self.path / rundir.CONFIG} cannot be read: {reason}") from error
@@ -76,11 +84,13 @@ class Run:
 
 def read(path: Path) -> Run | None:
     """The run in the directory ``path``, whatever became of it; None where there is none."""
-    if not ((path / rundir.CONFIG).is_file() and (path / rundir.METRICS).is_file()):
+    if not (path / rundir.METRICS).is_file():
         return None
     try:
         metrics = json.loads((path / rundir.METRICS).read_text())
-    except ValueError as error:  # cut off, or not ours
+        if not isinstance(metrics, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:  # cut off, or not ours
         metrics = {"status": "failed", "error": f"{rundir.METRICS} cannot be read: {error}"}
     return Run(path, metrics)
 
@@ -111,6 +121,7 @@ def varying(runs: Sequence[Run]) -> list[str]:
     Where the option of a group varies, what else is in the group counts only if it also varies
     between runs of one option: ``model=convnet,custom`` differ in ``model.name`` alone.
     """
+    runs = [run for run in runs if run.settings]
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in ELSEWHERE)
     names = {key for key in keys if key.endswith(".name") and _differ(runs, key)}
     found = []
@@ -134,6 +145,12 @@ def label(settings: dict[str, Any], keys: Iterable[str]) -> str:
     """Settings as a person would type them: ``aug=full data.fraction=0.5``."""
     typed = (f"{_typed(key)}={_value(settings.get(key))}" for key in keys)
     return " ".join(typed)
+
+
+def matches(settings: dict[str, Any], typed: Iterable[str]) -> bool:
+    """Whether settings are what :func:`label` would write as ``typed``: ``["aug=full"]``."""
+    written = {label(settings, [key]) for key in settings}
+    return written.issuperset(typed)
 
 
 def _typed(key: str) -> str:
@@ -285,13 +302,11 @@ def _text(runs: Sequence[Run], of: Sequence[Group], keys: Sequence[str]) -> str:
     blocks = []
     if of:
         blocks.append(table(of))
-        blocks.append(
-            "Percent: mean ± standard deviation over n seeds (95% interval of the mean)."
-        )
+        blocks.append("Percent: mean ± standard deviation over n seeds (95% interval of the mean).")
     incomplete = [run for run in runs if not run.complete]
     if incomplete:
         lines = (
-            f"- {label(run.settings, keys) or run.path.name}: {run.status}"
+            f"- {(run.settings and label(run.settings, keys)) or run.path.name}: {run.status}"
             + (f", {run.reason}" if run.reason else "")
             for run in incomplete
         )
@@ -304,7 +319,7 @@ def _pictures(of: Sequence[Group], keys: Sequence[str]) -> dict[str, Callable[[P
     pictures: dict[str, Callable[[Path], None]] = {}
     if errors := curves(of, keys):
         pictures[CURVES] = lambda path: plots.overlaid_curves(path, errors)
-    if "data.fraction" in keys:
+    if of and "data.fraction" in keys:
         pictures[ERROR_BY_SAMPLES] = lambda path: plots.error_by_samples(
             path, errors_by_samples(of, [key for key in keys if key != "data.fraction"])
         )
@@ -312,14 +327,17 @@ def _pictures(of: Sequence[Group], keys: Sequence[str]) -> dict[str, Callable[[P
 
 
 def curves(of: Sequence[Group], keys: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """By label, the validation error after each epoch of every run: lists of arrays (epochs,)."""
+    """By label, what :func:`errors_by_epoch` gives."""
     return {
-        label(group.settings, keys) or "all runs": [
-            np.array([1 - row["val_accuracy"] for row in run.history]) for run in group.runs
-        ]
+        label(group.settings, keys) or "all runs": errors_by_epoch(group)
         for group in of[:MOST_CURVES]
         if all(run.history for run in group.runs)  # an evaluation away from its run has none
     }
+
+
+def errors_by_epoch(group: Group) -> list[np.ndarray]:
+    """The validation error after each epoch, (epochs,), of each run."""
+    return [np.array([1 - row["val_accuracy"] for row in run.history]) for run in group.runs]
 
 
 def errors_by_samples(of: Sequence[Group], keys: Sequence[str]) -> dict[str, np.ndarray]:
