@@ -201,7 +201,7 @@ def test_a_multirun_goes_on_after_a_failure(tmp_path):
     failed, advice = done.stderr.splitlines()  # the first is the job's, told by its own process
     assert failed.startswith("mnistcnn: the loss became nan")
     (sweep,) = tmp_path.glob("outputs/*/*-multirun")
-    assert advice.startswith("mnistcnn: 1 runs are not complete") and str(sweep) in advice
+    assert advice.startswith("mnistcnn: 1 run is not complete") and str(sweep) in advice
     runs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
     assert [name[:-10] for name in runs] == [
         "optimizer.lr-0.1-", "optimizer.lr-0.2-", "optimizer.lr-1000000.0-",

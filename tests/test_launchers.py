@@ -52,6 +52,7 @@ SLURM = {
     "sbatch": r"""
         cp "$1" "$FAKE_SLURM/script"
         last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1")
+        export SLURM_CPUS_PER_TASK=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$1")
         for task in $(seq 0 "$last"); do
             SLURM_JOB_ID=$((77 + task)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$task \
                 bash "$FAKE_SLURM/script" > "$FAKE_SLURM/$task.log" 2>&1 &
@@ -72,13 +73,17 @@ def train(tmp_path_factory):
     home = tmp_path_factory.mktemp("accidents")
     (home / "accidents.py").write_text(TRAIN)
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        *arguments: str, limit_threads: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess:
         environment = {**os.environ, **environment}
+        for name in [name for name in environment if name.endswith("_NUM_THREADS")]:
+            del environment[name]
+        if limit_threads:
+            environment["OMP_NUM_THREADS"] = "1"
         environment["PYTHONPATH"] = os.pathsep.join(
             [str(home), *filter(None, [environment.get("PYTHONPATH")])]
         )
-        for name in [name for name in environment if name.endswith("_NUM_THREADS")]:
-            del environment[name]  # each job has its share of the cores
         return subprocess.run(
             [sys.executable, "-m", "accidents", "-m", *TINY, *arguments],
             cwd=home, env=environment, capture_output=True, text=True, timeout=300,
@@ -101,7 +106,7 @@ def joblib(train, tmp_path_factory):
     """A sweep of three runs under joblib, of which one raised and one was killed."""
     out = tmp_path_factory.mktemp("joblib")
     typed = ["seed=0,1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={out}"]
-    return out, typed, train(*typed, ACCIDENTS="0:raise,1:kill")
+    return out, typed, train(*typed, limit_threads=False, ACCIDENTS="0:raise,1:kill")
 
 
 def test_runs_that_fail_do_not_take_the_others_along(joblib):
@@ -137,7 +142,8 @@ def test_the_same_command_does_what_is_missing(joblib, train):
 
 def test_submitit_on_this_machine(train, tmp_path):
     out = tmp_path / "sweep"
-    done = train("seed=0,1", "hydra/launcher=submitit_local", f"hydra.sweep.dir={out}")
+    typed = ["seed=0,1", "hydra/launcher=submitit_local", f"hydra.sweep.dir={out}"]
+    done = train(*typed, limit_threads=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [row["status"] for row in table(out)] == ["finished"] * 2
     assert threads(out) == {max(1, (os.cpu_count() or 1) // 2)}
@@ -153,29 +159,29 @@ def test_slurm(train, tmp_path):
         (fake / name).chmod(stat.S_IRWXU)
     out = tmp_path / "sweep"
     path = os.pathsep.join([str(fake), os.environ["PATH"]])
-    typed = ["partition=gpus", "cpus_per_task=3", "mem_gb=8", "timeout_min=30"]
+    typed = ["partition=gpus", "cpus_per_task=1", "mem_gb=8", "timeout_min=30"]
     done = train(
         "seed=0,1", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={out}",
-        *(f"hydra.launcher.{setting}" for setting in typed), "hydra.launcher.setup=[echo set up]",
-        PATH=path, FAKE_SLURM=str(fake),
+        *(f"hydra.launcher.{setting}" for setting in typed),
+        limit_threads=False, PATH=path, FAKE_SLURM=str(fake),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert [row["status"] for row in table(out)] == ["finished"] * 2
+    assert threads(out) == {1}  # cpus_per_task
 
     script = (fake / "script").read_text()
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
     wanted = {
         "partition": "gpus", "gpus-per-node": "1", "nodes": "1", "ntasks-per-node": "1",
-        "cpus-per-task": "3", "mem": "8GB", "time": "30", "array": "0-1%2", "job-name": "train",
+        "cpus-per-task": "1", "mem": "8GB", "time": "30", "array": "0-1%2", "job-name": "train",
         "signal": "USR2@120",
     }  # fmt: skip
     assert wanted.items() <= asked.items()
     assert not {"gres", "account", "qos", "constraint", "exclude"} & asked.keys()
     assert asked["output"].startswith(str(out / ".submitit"))
-    assert "echo set up" in script.splitlines()
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in script.splitlines()
     (command,) = (line for line in script.splitlines() if line.startswith("srun"))
     assert f"{sys.executable} -u -m submitit.core._submit {out}/.submitit/%j" in command
-    assert "set up" in (fake / "1.log").read_text()
 
 
 def trials(study: Path) -> list[tuple[str, float | None]]:

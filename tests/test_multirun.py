@@ -219,7 +219,7 @@ def test_a_directory_that_holds_another_run_is_left_alone(command, tmp_path):
     run = tmp_path / "sweep" / "same"
     assert code == 1
     assert f"run 2 of 2: {run} holds another run, which is left alone" in out.splitlines()
-    assert err.startswith("mnistcnn: 1 runs are not complete") and len(err.splitlines()) == 1
+    assert err.startswith("mnistcnn: 1 run is not complete") and len(err.splitlines()) == 1
     assert starts(tmp_path / "sweep") == [0] and status(run) == "finished"
     assert [row["directory"] for row in summary(tmp_path / "sweep")] == ["same"]
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
@@ -324,7 +324,7 @@ def test_an_interrupt_from_the_keyboard(left_alone, command, tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "mnistcnn: interrupted\nmnistcnn: 1 runs are not complete; the same command with "
+        "mnistcnn: interrupted\nmnistcnn: 1 run is not complete; the same command with "
         f"hydra.sweep.dir={directory} does only these\n"
     )
     assert "Traceback" not in out

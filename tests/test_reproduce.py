@@ -71,7 +71,7 @@ def test_what_is_shown_is_what_runs(experiment, scale):
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():
     item, scales = ITEMS["table_3"], PLAN["scales"]
     assert reproduce._command(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
-    assert reproduce._command(item, scales["full"], "full", None)[-1] == "seed=range(5)"
+    assert reproduce._command(item, scales["full"], "full", None)[-1] == "seed=range(8)"
     assert reproduce._command(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
 
 
@@ -107,10 +107,10 @@ def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
         for line in section.splitlines() if line.startswith("| aug")
     }  # fmt: skip
     # 80% and 79% right: standard deviation 1 / sqrt(2), t(0.975, 1) = 12.706
-    assert rows["aug=none, validation"] == ["95", "79.50 ± 0.71 (73.15 to 85.85)"]
-    assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00 (90.00 to 90.00)"]
+    assert rows["aug=none, validation"] == ["95", "79.50 ± 0.71 (73.15 to 85.85), n = 2"]
+    assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00 (90.00 to 90.00), n = 2"]
     assert rows["aug=none, parameters"] == ["14,178", "14,178"]
-    assert "**aug=full** against **aug=none**: test error -10.00 points" in section
+    assert "**aug=full** against **aug=none**: test error -10.000 points" in section
     assert "4 runs on cpu with torch 2.14.1, 0.1 minutes." in section
     assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
     assert "Figure 2" not in section  # there is no such file

@@ -42,6 +42,7 @@ def make(
     }
     if status in ("finished", "early_stopped"):
         metrics["epochs"] = 2
+        (path / rundir.PREDICTIONS).write_bytes(b"of no interest here")
         for part, higher in (("train", 0.02), ("validation", 0.01), ("test", 0.0)):
             right = round(accuracy + higher, 4)
             metrics[part] = {"accuracy": right, "error": round(1 - right, 4)}
@@ -241,11 +242,14 @@ def test_a_configuration_that_cannot_be_read_is_named_in_a_line(tmp_path, conten
     assert not str(error.value).endswith(": ")
 
 
-def test_a_complete_run_without_its_configuration_is_named(tmp_path):
+@pytest.mark.parametrize("name", [rundir.CONFIG, rundir.PREDICTIONS])
+def test_a_run_that_lost_a_file_is_not_complete_and_costs_no_other(tmp_path, name):
     run = make(tmp_path / "a")
-    (run.path / rundir.CONFIG).unlink()
-    with pytest.raises(PlainError, match="a/config.yaml cannot be read: .*No such file"):
-        sweep.summarise(tmp_path)
+    make(tmp_path / "b", "seed=1")
+    (run.path / name).unlink()
+    text = sweep.summarise(tmp_path)
+    assert "1 of 2 runs not complete" in text and f"finished, but without {name}" in text
+    assert [group.seeds for group in sweep.groups(sweep.find(tmp_path))] == [[1]]
 
 
 # The summary -------------------------------------------------------------------------------------

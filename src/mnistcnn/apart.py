@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # A server that has imported everything and done nothing yet forks in no time, and safely: it has
@@ -15,16 +15,17 @@ INTERRUPTED = 130  # exit code, as a shell has it
 PATIENCE = 10.0  # seconds that an interrupted process has to put its things in order
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> int:
+def call(function: Callable[..., Any], *arguments: Any, preload: Sequence[str] = ()) -> int:
     """Run ``function(*arguments)`` in a new process, which ends with this one at the latest.
 
     Both must be picklable. Returns the exit code: 0, that of a ``SystemExit``, 130 after an
     interrupt, 1 after any other exception, and minus the signal's number where a signal ended it.
     An interrupt of this process interrupts the other, waits for it and is raised again.
+    ``preload`` names modules that the other will need, to be imported once for all of them.
     """
     context = multiprocessing.get_context(METHOD)
     if METHOD == "forkserver":
-        context.set_forkserver_preload([function.__module__])
+        context.set_forkserver_preload([function.__module__, *preload])
         _start_server()
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # a worker of joblib's: its own method is none that a child could be told of

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnistcnn import console, device, override_errors, rundir, sweep
 from mnistcnn.config import EvaluateSettings, TrainSettings, fingerprint, to_settings
-from mnistcnn.errors import PlainError
+from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.multirun import Multirun
 
 CONF = "pkg://mnistcnn.conf"
@@ -95,14 +95,19 @@ def _plan(config: DictConfig, config_name: str) -> Multirun:
     else:
         jobs, total = [], sweeper.get("n_trials")
     directory = rundir.create(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+    if config_name != "train" and sweep.find(directory):
+        raise UsageError(f"hydra.sweep.dir={directory} holds runs already: name another directory")
     _name_by_what_varies(config, overrides)
     fingerprints = [fingerprint(job) for job in jobs if isinstance(job, TrainSettings)]
-    # submitit_local starts all jobs of a batch at once
-    at_once = 1
-    if launcher._target_.endswith(".LocalLauncher"):
-        at_once = min(total or 1, sweeper.get("max_batch_size") or total or 1)
-    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
-    return Multirun(directory, fingerprints, total, threads)
+    return Multirun(directory, fingerprints, total, _threads(launcher, sweeper, len(jobs)))
+
+
+def _threads(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int | None:
+    """Each job's share of the cores where a launcher starts several and leaves that to us."""
+    if not launcher._target_.endswith(".LocalLauncher"):  # of submitit
+        return None
+    batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
+    return max(1, (os.cpu_count() or 1) // batch)
 
 
 def _name_by_what_varies(config: DictConfig, overrides: list[Override]) -> None:
@@ -173,9 +178,9 @@ def run_app(config_name: str, task: str) -> None:
     except KeyboardInterrupt:
         print("mnistcnn: interrupted", file=sys.stderr)
         command.exit_code = INTERRUPTED
-    except Exception as error:  # not a job's: nothing could be made of the command line
+    except Exception as error:  # not a job's: of what was typed, or of a launcher that gave up
         tell(error)
-        command.exit_code = USAGE
+        command.exit_code = USAGE if command.multirun is None else 1
     if command.multirun is not None:
         _conclude(command, command.multirun)
     try:
@@ -189,16 +194,18 @@ def run_app(config_name: str, task: str) -> None:
 def _conclude(command: _Command, multirun: Multirun) -> None:
     """The answer of a multirun, also of one that was cut short."""
     try:
-        print(f"\n{sweep.summarise(multirun.directory)}\n\nall of it is in {multirun.directory}")
+        text = sweep.summarise(multirun.directory)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more
+            print(*filter(None, ["", text, f"all of it is in {multirun.directory}"]), sep="\n\n")
     except Exception as error:
         command.exit_code = command.exit_code or command.tell(error)
     missing = multirun.not_complete()
     if missing:
-        print(
-            f"mnistcnn: {missing} runs are not complete; the same command with "
-            f"hydra.sweep.dir={multirun.directory} does only these",
-            file=sys.stderr,
-        )
+        line = f"mnistcnn: {missing} run{' is' if missing == 1 else 's are'} not complete"
+        if multirun.fingerprints:  # else there is no telling what the same command would do
+            line += f"; the same command with hydra.sweep.dir={multirun.directory} does only "
+            line += "this one" if missing == 1 else "these"
+        print(line, file=sys.stderr)
         command.exit_code = command.exit_code or 1
 
 

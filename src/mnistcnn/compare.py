@@ -4,6 +4,8 @@ import argparse
 import logging
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +20,7 @@ from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.statistics import LEVEL, McNemar, Paired
 from mnistcnn.sweep import Group, Run
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnistcnn.compare")  # under python -m, __name__ is "__main__"
 
 COMPARISON = "comparison.md"
 DISAGREEMENTS = "disagreements.png"
@@ -46,13 +48,15 @@ def run(paths: Sequence[Path], out: Path, baseline: str | None, data_dir: str | 
     it is the first. Returns what ``comparison.md`` says. Raises UsageError for runs that cannot be
     compared.
     """
-    runs = [run for path in paths for run in _runs(path)]
-    complete = list({run.path.resolve(): run for run in runs if run.complete}.values())
-    pairs = compare(complete, baseline)
+    collections = [_runs(path) for path in paths]
+    runs = [run for collection in collections for run in collection]
+    pairs = compare([[r for r in runs if r.complete] for runs in collections], baseline)
     out = rundir.create(out, "--out")
 
     first, others = pairs[0].a, [pair.b for pair in pairs]
     blocks = [sweep.table([first, *others]), *verdicts(pairs)]
+    if baseline is None and len(others) + len(first.runs) > 2:
+        blocks.append("The baseline is what ran first; `--baseline` chooses another.")
     left_out = [str(run.path) for run in runs if not run.complete]
     if left_out:
         blocks.append("Left out, because they are not complete: " + ", ".join(left_out))
@@ -68,15 +72,24 @@ def run(paths: Sequence[Path], out: Path, baseline: str | None, data_dir: str | 
     return text
 
 
-def compare(runs: Sequence[Run], baseline: str | None) -> list[Pair]:
-    """The baseline against each of the other groups of complete ``runs``: at least one pair.
+def compare(collections: Sequence[Sequence[Run]], baseline: str | None) -> list[Pair]:
+    """The baseline against each of the other groups of complete runs: at least one pair.
+
+    Runs that differ in their seed alone are a group, from whatever collections they come; but
+    where two collections hold the same run, as before and after a change of the code, each has
+    groups of its own.
 
     Raises UsageError for runs that cannot be compared.
     """
+    runs = list({run.path.resolve(): run for part in collections for run in part}.values())
     if len(runs) < 2:
-        raise UsageError(f"{len(runs)} complete runs found: two or more can be compared")
+        found = "no complete run" if not runs else f"only one complete run, {runs[0].path},"
+        raise UsageError(f"{found} found: two or more can be compared")
     same_test_set(runs)
-    first, *others = _groups(runs, baseline)
+    of = [Group([run]) for run in runs] if len(runs) == 2 else sweep.groups(runs)
+    if sum(len(group.runs) for group in of) < len(runs) and len(collections) > 1:
+        of = [group for collection in collections for group in sweep.groups(collection)]
+    first, *others = _ordered(of, baseline)
     return [
         _pair(first, other, names)
         for other, names in zip(others, _names(first, others), strict=True)
@@ -99,7 +112,7 @@ def predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path / rundir.PREDICTIONS) as arrays:
             return arrays["labels"], arrays["probabilities"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path / rundir.PREDICTIONS} cannot be read: {error}") from error
 
 
@@ -125,11 +138,11 @@ def same_test_set(runs: Sequence[Run]) -> None:
             )
 
 
-def _groups(runs: Sequence[Run], baseline: str | None) -> list[Group]:
-    """The groups to compare, the baseline first; of two runs, each is a group."""
-    of = [Group([run]) for run in runs] if len(runs) == 2 else sweep.groups(runs)
+def _ordered(of: Sequence[Group], baseline: str | None) -> list[Group]:
+    """The groups in the order in which they began, but the baseline first."""
     if len(of) < 2:
-        raise UsageError(f"these {len(runs)} runs differ in their seeds alone: nothing to compare")
+        raise UsageError("these runs differ in their seeds alone: nothing to compare")
+    of = sorted(of, key=lambda group: min(_began(run) for run in group.runs))
     if baseline is None:
         return of
     matching = [group for group in of if sweep.matches(group.settings, baseline.split())]
@@ -137,6 +150,10 @@ def _groups(runs: Sequence[Run], baseline: str | None) -> list[Group]:
         count = "none" if not matching else f"{len(matching)}"
         raise UsageError(f"--baseline={baseline!r} describes {count} of the {len(of)} groups")
     return matching + [group for group in of if group is not matching[0]]
+
+
+def _began(run: Run) -> float:
+    return (run.path / rundir.CONFIG).stat().st_mtime  # written first, and once
 
 
 def _names(first: Group, others: Sequence[Group]) -> list[tuple[str, str]]:
@@ -158,10 +175,17 @@ def _names(first: Group, others: Sequence[Group]) -> list[tuple[str, str]]:
             chosen[index] = known + [k for k in keys([others[i] for i in alike]) if k not in known]
     return [
         (sweep.label(first.settings, used), sweep.label(other.settings, used))
-        if used  # else it is the same run twice, or an evaluation of it
-        else (str(first.runs[0].path), str(other.runs[0].path))
+        if used  # else they are the same runs in two places
+        else (_place(first), _place(other))
         for other, used in zip(others, chosen, strict=True)
     ]
+
+
+def _place(group: Group) -> str:
+    """The directory that holds all runs of a group."""
+    if len(group.runs) == 1:
+        return str(group.runs[0].path)
+    return os.path.commonpath([run.path for run in group.runs])
 
 
 def _pair(a: Group, b: Group, names: tuple[str, str]) -> Pair:
@@ -197,8 +221,9 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
     return [
         sweep.markdown(header, rows),
         f"p is adjusted for {len(tested)} comparisons (Holm): over several seeds that of the "
-        "sign-flip test, which needs at least 6 of them to show anything; of single runs that of "
-        "McNemar's exact test, which tells whether these networks differ, not what other seeds do.",
+        f"sign-flip test, which needs {statistics.fewest_seeds(len(tested))} of them to show "
+        "anything in so many; of single runs that of McNemar's exact test, which tells whether "
+        "these networks differ, not what other seeds do.",
     ]
 
 
@@ -208,6 +233,9 @@ def _row(pair: Pair, p_value: float) -> list[str]:
         return [pair.names[1], pair.names[0], "0", "", "", "", "no seed in common"]
     single = isinstance(test, McNemar)
     difference = test.difference if single else test.mean
+    verdict = _verdict(difference, test.ci95, p_value, single)
+    if verdict == "not shown" and pair.seeds_needed is not None:
+        verdict += f": about {max(pair.seeds_needed, test.n + 1)} seeds would"
     return [
         pair.names[1],
         pair.names[0],
@@ -215,14 +243,13 @@ def _row(pair: Pair, p_value: float) -> list[str]:
         _points(difference),
         " to ".join(map(_points, test.ci95)),
         _p(p_value),
-        _verdict(difference, test.ci95, p_value, single),
+        verdict,
     ]
 
 
 def _verdict(difference: float, interval: tuple[float, float], p_value: float, single: bool) -> str:
     """Nothing is shown where the interval holds zero, nor where the test says nothing."""
-    low, high = interval
-    if low <= 0 <= high or p_value > LEVEL:
+    if not statistics.shown(interval, p_value):
         return "not shown"
     if single:
         return "these two differ"
@@ -238,15 +265,17 @@ def _sentences(pair: Pair, p_value: float) -> str:
         case None:
             return "no seed in common, so nothing can be paired: run the same seeds."
         case McNemar() as test:
-            return _of_two_runs(test, *pair.names, p_value)
+            several = len(pair.a.runs) + len(pair.b.runs) > 2
+            over = "over the one seed that both have, " if several else ""
+            return over + _of_two_runs(test, *pair.names, p_value)
         case Paired() as test:
             return _of_two_groups(test, p_value, pair.seeds_needed)
     raise AssertionError(pair.result)
 
 
 def _points(value: float) -> str:
-    """A difference in percentage points."""
-    return f"{100 * value:+.2f}"
+    """A difference in percentage points; no -0."""
+    return f"{round(100 * value, 3) + 0.0:+.3f}"
 
 
 def _size(difference: float, interval: tuple[float, float], p_value: float) -> str:
@@ -271,8 +300,8 @@ def _of_two_runs(test: McNemar, a: str, b: str, p_value: float) -> str:
 
 def _of_two_groups(test: Paired, p_value: float, seeds_needed: int | None) -> str:
     text = (
-        f"{_size(test.mean, test.ci95, p_value)} (paired over {test.n} seeds: bootstrap, sign-flip "
-        "test). "
+        f"{_size(test.mean, test.ci95, p_value)} (paired over the {test.n} seeds that both have: "
+        "bootstrap, sign-flip test). "
     )
     verdict = _verdict(test.mean, test.ci95, p_value, single=False)
     if verdict != "not shown":
@@ -290,15 +319,18 @@ def _of_two_groups(test: Paired, p_value: float, seeds_needed: int | None) -> st
 
 def _disagreements(out: Path, pair: Pair, data_dir: str | None) -> str:
     """Draw the images that two groups see most differently; say so in Markdown."""
+    labels, _ = predictions(pair.a.runs[0].path)
     try:
         settings = from_yaml((pair.a.runs[0].path / rundir.CONFIG).read_text()).data
         if data_dir is not None and isinstance(settings, data.MnistSettings):
             settings = replace(settings, dir=data_dir)
-        pixels = data.load(settings, pair.a.seeds[0]).test.pixels.numpy()
+        test = data.load(settings, pair.a.seeds[0]).test
+        if not np.array_equal(test.labels.numpy(), labels):
+            raise UsageError("the data is not what they were tested on")
+        pixels = test.pixels.numpy()
     except Exception as error:  # the numbers do not need the images
         reason = str(error).splitlines()[0]
         return f"The images on which they disagree are not shown: {reason}"
-    labels, _ = predictions(pair.a.runs[0].path)
     means = [
         np.mean([predictions(run.path)[1] for run in group.runs], axis=0)
         for group in (pair.a, pair.b)

@@ -19,6 +19,7 @@ from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+HEAVY = ["sklearn.manifold", "torchinfo"]  # what a run imports late, as not every command needs it
 
 
 @dataclass
@@ -55,7 +56,8 @@ class Multirun:
         with _alone(out, name):
             run = sweep.read(out)
             if run is not None and known:
-                if run.metrics.get("config_sha256") != known["config_sha256"]:
+                # a metrics.json that cannot be read knows of no other run
+                if run.metrics.get("config_sha256") not in (known["config_sha256"], None):
                     log.error("%s: %s holds another run, which is left alone", name, out)
                     return nan
                 if run.complete:
@@ -63,7 +65,10 @@ class Multirun:
                     return _validation_error(run)
                 rundir.clear(out)
             log.info("%s%s: %s", name, self._time_left(number), out.name)
-            code = apart.call(_do, explain, task, settings, out, known, self.threads)
+            code = apart.call(
+                _do, explain, task, settings, out, known, self.threads,
+                preload=[task.partition(":")[0], *HEAVY],
+            )  # fmt: skip
             if code:
                 _note_failure(out, settings, apart.describe(code), known)
                 return nan
@@ -74,7 +79,10 @@ class Multirun:
         if self.fingerprints:
             done = {run.metrics.get("config_sha256") for run in self._complete()}
             return len(set(self.fingerprints) - done)
-        return sum(not run.complete for run in sweep.find(self.directory))
+        return sum(not run.complete and self._is_new(run) for run in sweep.find(self.directory))
+
+    def _is_new(self, run: sweep.Run) -> bool:
+        return (run.path / rundir.METRICS).stat().st_mtime >= self.started
 
     def _complete(self) -> list[sweep.Run]:
         if not self.directory.is_dir():

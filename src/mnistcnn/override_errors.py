@@ -41,7 +41,7 @@ def explain(error: Exception) -> str:
     """One or two lines on an error of composing: which key, what is allowed, the nearest name."""
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
+        group, option = _split(error.missing_cfg_file)
         options = error.options or _options(group)
         return (
             f"{group}={option}: there is no such {group}{_nearest(option, options)}\n"
@@ -63,6 +63,13 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_wrong_type(cause)}"
     return message
+
+
+def _split(file: str) -> tuple[str, str]:
+    """Group and option of a configuration file: those of Hydra's groups have a slash in them."""
+    parts = file.split("/")
+    count = 2 if "/".join(parts[:2]) in PLUGINS else 1
+    return "/".join(parts[:count]), "/".join(parts[count:])
 
 
 def _options(group: str) -> list[str]:

@@ -5,6 +5,7 @@ Every function writes one PNG file. Colours are told apart by colour-blind reade
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,11 +56,11 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     line(accuracy, "train_accuracy_running", RED, running, "--")
     line(accuracy, "train_accuracy", RED, "training")
     line(accuracy, "val_accuracy", BLUE, "validation")
-    loss.set_ylabel("cross-entropy (nats)")
+    loss.set_ylabel("loss (nats)")
     highest, lowest = (
         pick([pick(line.get_ydata()) for line in loss.lines]) for pick in (np.max, np.min)
     )
-    loss.set_ylim(min(0, lowest), 1.05 * highest)  # below zero with loss=nll_of_logits
+    loss.set_ylim(min(0, 1.05 * lowest), 1.05 * highest)  # below zero with loss=nll_of_logits
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     for axes in (loss, accuracy):
@@ -88,7 +89,7 @@ def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
         shortest = min(map(len, runs))
         mean = np.mean([run[:shortest] for run in runs], axis=0)
         axes.plot(1 + np.arange(shortest), mean, style, color=colour, linewidth=2, marker="o",
-                  markersize=4, label=label)  # fmt: skip
+                  markersize=4, label=_wrapped(label))  # fmt: skip
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation error")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -110,7 +111,7 @@ def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
             value, *ends = rows[:, column : column + 3].T
             axes.errorbar(
                 rows[:, 0], value, np.abs(ends - value), color=_line(index)[0], linestyle=style,
-                marker="o", markersize=4, capsize=3, label=f"{label} {part}".strip(),
+                marker="o", markersize=4, capsize=3, label=_wrapped(f"{label} {part}".strip()),
             )  # fmt: skip
     axes.set_xscale("log")
     counts = sorted({int(row[0]) for rows in series.values() for row in rows})
@@ -123,6 +124,11 @@ def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
     _save(figure, path)
 
 
+def _wrapped(label: str, width: int = 40) -> str:
+    """A label that leaves room for what it labels."""
+    return "\n".join(textwrap.wrap(label, width, max_lines=4, placeholder=" ..."))
+
+
 def _line(index: int) -> tuple[str, str]:
     """A colour and a style that tell the line ``index`` from the others."""
     styles = ["-", "--", ":"]
@@ -130,11 +136,18 @@ def _line(index: int) -> tuple[str, str]:
 
 
 def _error_axis(axis) -> None:
-    """Logarithmic, in percent; an error of zero is drawn at the lower edge."""
-    axis.axes.set_yscale("log", nonpositive="clip")
-    for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
-        formatter(lambda value, _: f"{100 * value:g}%" if f"{value:e}"[0] in "125" else "")
-    axis.axes.grid(alpha=0.3, which="both")
+    """In percent; logarithmic where errors are far apart, with zero drawn at the lower edge."""
+    axes = axis.axes
+    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+    drawn = drawn[drawn > 0] if (drawn > 0).any() else np.array([1e-3])
+    axes.set_ylim(drawn.min() / 1.2, drawn.max() * 1.2)  # before the scale, which would choose one
+    if drawn.max() < 4 * drawn.min():  # few of the ticks below would be in sight
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    else:
+        axes.set_yscale("log", nonpositive="clip")
+        for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+            formatter(lambda value, _: f"{100 * value:g}%" if f"{value:e}"[0] in "125" else "")
+    axes.grid(alpha=0.3, which="both")
 
 
 def confusion(path: Path, counts: np.ndarray) -> None:
@@ -210,7 +223,9 @@ def disagreements(
     columns = 4
     rows = max(1, -(-len(indices) // columns))
     figure = Figure(figsize=(9, 0.8 + 2.6 * rows), layout="constrained")
-    title = f"A: {names[0]}\nB: {names[1]}"
+    title = "\n".join(
+        _wrapped(f"{side}: {name}", 100) for side, name in zip("AB", names, strict=True)
+    )
     if not len(indices):
         title += "\nthe same digit for every image of the test set"
     figure.suptitle(title, fontsize=10)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mnistcnn import compare, config, console, rundir, statistics, sweep
+from mnistcnn import apart, compare, config, console, rundir, statistics, sweep
 from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.sweep import Group, Run
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnistcnn.reproduce")  # under python -m, __name__ is "__main__"
 
 REPORT_MD = "report.md"
 REPORT_HTML = "report.html"
@@ -65,36 +65,47 @@ def run(
     try:
         for item in plan["items"]:
             if not only or item["experiment"] in only:
-                command = _command(item, plan["scales"][scale], scale, seeds)
+                command = _command(item, plan["scales"][scale], scale, seeds, overrides)
                 folder = out / scale / item["experiment"]
-                log.info("\n# %s\n%s", item["title"], " ".join(["python -m", *command[1:]]))
-                failed += _run([*command, *overrides, f"hydra.sweep.dir={folder}"])
+                log.info("\n# %s\npython %s", item["title"], " ".join(command))
+                failed += _run([*command, f"hydra.sweep.dir='{folder}'"])
     finally:  # also of what was done before an interrupt
-        write(out, scale, plan, seeds)
+        write(out, scale, plan, seeds, overrides)
     return failed
 
 
-def _command(item: dict, of_scale: dict, scale: str, seeds: int | None) -> list[str]:
+def _command(
+    item: dict, of_scale: dict, scale: str, seeds: int | None, overrides: Sequence[str] = ()
+) -> list[str]:
     """``-m mnistcnn.train experiment=...`` with what the scale changes."""
     count = seeds or item.get("seeds", {}).get(scale, of_scale["seeds"])
     return [
         "-m", "mnistcnn.train", "-m", f"experiment={item['experiment']}", *of_scale["overrides"],
-        *item.get("overrides", {}).get(scale, []), f"seed=range({count})",
+        *item.get("overrides", {}).get(scale, []), f"seed=range({count})", *overrides,
     ]  # fmt: skip
 
 
 def _run(arguments: Sequence[str]) -> bool:
-    """Whether the command failed. An interrupt of it is one of this."""
-    code = subprocess.run([sys.executable, *arguments]).returncode
-    if code == 130:
+    """Whether the command failed. An interrupt is for both, and waits until the other is done."""
+    process = subprocess.Popen([sys.executable, *arguments])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if code == apart.INTERRUPTED:
         raise KeyboardInterrupt
+    if code == 2:  # it has said why, and the others would say the same
+        raise UsageError("a command was refused; nothing more is run")
     return code != 0
 
 
 # The report --------------------------------------------------------------------------------------
 
 
-def write(out: Path, scale: str, plan: dict, seeds: int | None) -> None:
+def write(
+    out: Path, scale: str, plan: dict, seeds: int | None, overrides: Sequence[str] = ()
+) -> None:
     """Write ``report.md``, and ``report.html`` with its pictures inside, of what is in ``out``."""
     blocks = [
         "# The report, reproduced",
@@ -102,8 +113,10 @@ def write(out: Path, scale: str, plan: dict, seeds: int | None) -> None:
         "percent, mean ± standard deviation over seeds (95% interval of the mean). The report's "
         "numbers are of single runs.",
     ]
+    if scale == "quick":
+        blocks.append("These runs are too small to settle anything: they show that all works.")
     for item in plan["items"]:
-        command = _command(item, plan["scales"][scale], scale, seeds)
+        command = _command(item, plan["scales"][scale], scale, seeds, overrides)
         blocks += [f"## {item['title']}", f"`python {' '.join(command)}`"]
         blocks += _section(out, out / scale / item["experiment"], item)
     text = "\n\n".join(blocks) + "\n"
@@ -113,10 +126,15 @@ def write(out: Path, scale: str, plan: dict, seeds: int | None) -> None:
 
 
 def _section(out: Path, folder: Path, item: dict) -> list[str]:
-    runs = [run for run in sweep.find(folder) if run.complete] if folder.is_dir() else []
+    found = sweep.find(folder) if folder.is_dir() else []
+    runs = [run for run in found if run.complete]
     of = sweep.groups(runs)
     rows = [
-        [f"{row['of']}, {row['measure']}", str(row.get("report", "")), _ours(of, row)]
+        [
+            f"{row['of']}, {row['measure']}",
+            str(row.get("report", "")),
+            _ours(of, row) or _why_not(found, row["of"]),
+        ]
         for row in item["rows"]
     ]
     blocks = [sweep.markdown(["", "the report", "ours"], rows)]
@@ -128,27 +146,37 @@ def _section(out: Path, folder: Path, item: dict) -> list[str]:
         path = _picture(folder, of, picture)
         if path is not None:
             blocks += [f"{picture['title']}:", f"![{picture['title']}]({path.relative_to(out)})"]
-    return [*blocks, item["why"]]
+    return [*blocks, item["why"]] if runs else blocks
 
 
 def _group(of: Sequence[Group], described: str) -> Group | None:
-    return next((group for group in of if sweep.matches(group.settings, [described])), None)
+    """The group with these settings; None where there is none, or where it is not clear which."""
+    matching = [group for group in of if sweep.matches(group.settings, [described])]
+    return matching[0] if len(matching) == 1 else None
 
 
-def _ours(of: Sequence[Group], row: dict) -> str:
+def _why_not(runs: Sequence[Run], described: str) -> str:
+    """Why there is no number: nobody ran it, it failed, or several other commands ran it."""
+    matching = [run for run in runs if sweep.matches(run.settings, [described])]
+    if any(run.complete for run in matching):
+        return "ambiguous: runs of several commands are here"
+    return next((f"{run.status}: {run.reason}" for run in matching), NOT_RUN)
+
+
+def _ours(of: Sequence[Group], row: dict) -> str | None:
     group = _group(of, row["of"])
     if group is None:
-        return NOT_RUN
+        return None
     measured, is_share = MEASURES[row["measure"]]
     mean = statistics.mean_interval([measured(run) for run in group.runs])
     if is_share:
-        return sweep.percent(mean, with_interval=True)
+        return f"{sweep.percent(mean, with_interval=True)}, n = {mean.n}"
     return f"{mean.mean:,.4g}" if row["measure"] != "parameters" else f"{mean.mean:,.0f}"
 
 
 def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
     try:
-        return compare.verdicts(compare.compare(runs, baseline))
+        return compare.verdicts(compare.compare([runs], baseline))
     except PlainError as error:
         return [f"Not compared: {error}"]
 
@@ -201,7 +229,7 @@ def _arguments() -> argparse.Namespace:
                         metavar="NAME,...", help="some of the experiments")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduction"))
     parser.add_argument("overrides", nargs="*", help="for every command: hydra/launcher=joblib")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.seeds is not None and arguments.seeds < 1:
         parser.error("--seeds: at least 1")
     return arguments

@@ -34,10 +34,11 @@ NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
 SUMMARY = "model_summary.txt"
 
+# Of a run's directory, but for its log; what it is known by comes last, and is removed last.
 CONTENTS = [
-    CONFIG, HISTORY, METRICS, PREDICTIONS, BEST, LAST, CURVES, CONFUSION_PNG, CONFUSION_CSV,
-    MISCLASSIFIED, TSNE, NEIGHBOURS, AUGMENTED, SUMMARY,
-]  # of a run's directory, but for its log  # fmt: skip
+    HISTORY, PREDICTIONS, BEST, LAST, CURVES, CONFUSION_PNG, CONFUSION_CSV, MISCLASSIFIED, TSNE,
+    NEIGHBOURS, AUGMENTED, SUMMARY, CONFIG, METRICS,
+]  # fmt: skip
 
 SLUG_LENGTH = 100
 
@@ -83,7 +84,9 @@ def note_failure(path: Path, reason: str, known: dict) -> None:
     ``known`` is said beside it. A run that has said how it ended is left alone.
     """
     file = path / METRICS
-    values = json.loads(file.read_text()) if file.exists() else {"status": "interrupted"}
+    values = {"status": "interrupted"}
+    with contextlib.suppress(OSError, ValueError):  # not there, or cut off
+        values = json.loads(file.read_text())
     if values["status"] == "interrupted" and "error" not in values:
         write_json(file, known | values | {"status": "failed", "error": reason})
 

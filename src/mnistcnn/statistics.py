@@ -96,6 +96,17 @@ class Paired:
     shown: bool
 
 
+def shown(interval: Interval, p_value: float) -> bool:
+    """Whether there is a difference: the interval excludes zero, and p <= 0.05."""
+    low, high = interval
+    return (low > 0 or high < 0) and p_value <= LEVEL
+
+
+def fewest_seeds(comparisons: int = 1, level: float = LEVEL) -> int:
+    """With how many the sign-flip test can give p <= level, times Holm's largest factor."""
+    return math.ceil(1 - math.log2(level / comparisons))  # 2 / 2^n <= level / comparisons
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Paired:
     """Is B different from A? One measure (S,) of each, for the same S >= 2 seeds in one order.
 
@@ -137,7 +148,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Pai
         ci95=(low, high),
         p_value=p_value,
         least_p=2 / min(2**n, resamples + 1),  # drawn at random, the data count as one pattern
-        shown=(low > 0 or high < 0) and p_value <= LEVEL,
+        shown=shown((low, high), p_value),
     )
 
 
@@ -165,7 +176,7 @@ def seeds_needed(differences: ArrayLike, power: float = 0.8, level: float = LEVE
     def power_with(n: int) -> float:
         return ncf.sf(f.isf(level, 1, n - 1), 1, n - 1, n * effect**2)
 
-    fewest, most = math.ceil(1 - math.log2(level)), 10_000  # 2 / 2^n <= level
+    fewest, most = fewest_seeds(level=level), 10_000
     n = bisect_left(range(most + 1), power, lo=fewest, key=power_with)
     return n if n <= most else None
 

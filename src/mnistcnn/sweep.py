@@ -14,7 +14,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mnistcnn import plots, rundir, statistics
-from mnistcnn.config import flat
+from mnistcnn.config import flat, plain
 from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.statistics import Mean
 
@@ -45,12 +45,22 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        return self.status in COMPLETE
+        return self.status in COMPLETE and not self.missing
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """What a finished run has and this one has not."""
+        names = [n for n in (rundir.CONFIG, rundir.PREDICTIONS) if not (self.path / n).is_file()]
+        return names + [part for part in (*PARTS, "data") if part not in self.metrics]
 
     @property
     def reason(self) -> str:
         """Why a run is not complete, in one line."""
-        return "" if self.complete else " ".join(str(self.metrics.get("error", "")).split())
+        if self.complete:
+            return ""
+        if self.status in COMPLETE:
+            return f"but without {', '.join(self.missing)}"
+        return " ".join(str(self.metrics.get("error", "")).split())
 
     @property
     def seed(self) -> int:
@@ -62,7 +72,7 @@ class Run:
 
         Raises PlainError where they cannot be read.
         """
-        if not (self.complete or (self.path / rundir.CONFIG).exists()):
+        if not (self.path / rundir.CONFIG).exists():
             return {}
         try:
             settings = flat((self.path / rundir.CONFIG).read_text())
@@ -148,9 +158,20 @@ def label(settings: dict[str, Any], keys: Iterable[str]) -> str:
 
 
 def matches(settings: dict[str, Any], typed: Iterable[str]) -> bool:
-    """Whether settings are what :func:`label` would write as ``typed``: ``["aug=full"]``."""
-    written = {label(settings, [key]) for key in settings}
-    return written.issuperset(typed)
+    """Whether settings are those that a person typed, as ``["aug=full", "optimizer.lr=1e-3"]``."""
+    for text in typed:
+        key, _, value = text.partition("=")
+        key = key if key in settings else f"{key}.name"
+        if key not in settings or _value(settings[key]) not in (value, _value(_read(value))):
+            return False
+    return True
+
+
+def _read(value: str) -> Any:
+    try:
+        return plain(f"value: {value}")["value"]
+    except Exception:  # no YAML
+        return value
 
 
 def _typed(key: str) -> str:
@@ -159,7 +180,7 @@ def _typed(key: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return "null" if value is None else str(value).replace(" ", "")
 
 
@@ -234,12 +255,17 @@ def table(of: Sequence[Group]) -> str:
             str(len(group.runs)),
             *(percent(group.mean(part, "accuracy")) for part in PARTS),
             percent(group.mean("test", "error"), with_interval=True),
-            f"{np.mean([len(run.history) for run in group.runs]):g}",
+            _number(np.mean([len(run.history) for run in group.runs])),
             f"{np.mean([run.metrics['seconds']['total'] for run in group.runs]):.1f}",
         ]
         for group in of
     ]
     return markdown(header, rows)
+
+
+def _number(value: float) -> str:
+    """Nothing for 0: an evaluation away from its run knows of no epochs."""
+    return f"{value:g}" if value else ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -307,7 +333,7 @@ def _text(runs: Sequence[Run], of: Sequence[Group], keys: Sequence[str]) -> str:
     if incomplete:
         lines = (
             f"- {(run.settings and label(run.settings, keys)) or run.path.name}: {run.status}"
-            + (f", {run.reason}" if run.reason else "")
+            + (f", {run.reason}" if run.reason and not run.reason.startswith(run.status) else "")
             for run in incomplete
         )
         blocks.append(f"{len(incomplete)} of {len(runs)} runs not complete:\n\n" + "\n".join(lines))
