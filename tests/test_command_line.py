@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import command_line, evaluate, rundir, train
+from mnistcnn import command_line, console, evaluate, rundir, train
+from mnistcnn.errors import PlainError, UsageError
 
 from .conftest import TINY
 
@@ -325,3 +326,24 @@ def test_console_scripts_are_installed():
     scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
     assert scripts["mnistcnn-train"] == "mnistcnn.train:main"
     assert scripts["mnistcnn-evaluate"] == "mnistcnn.evaluate:main"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (UsageError("not so"), 2, "mnistcnn: not so\n"),
+        (PlainError("went wrong"), 1, "mnistcnn: went wrong\n"),
+        (KeyboardInterrupt(), 130, "mnistcnn: interrupted\n"),
+        (OSError(28, "No space left on device"), 1, "No space left on device\n"),
+    ],
+    ids=["none", "usage", "plain", "interrupt", "full disk"],
+)
+def test_how_a_command_without_hydra_ends(command, error, code, said):
+    def body() -> int:
+        if error is not None:
+            raise error
+        return 0
+
+    ended, out, err = command(lambda: console.command(body))
+    assert (ended, out) == (code, "") and err.endswith(said) and len(err.splitlines()) <= 1

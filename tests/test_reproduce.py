@@ -90,6 +90,7 @@ def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
         for seed in range(2):
             run = make_run(folder / f"{aug}{seed}", range(wrong + seed), f"aug={aug}",
                            f"seed={seed}")  # fmt: skip
+            (run / rundir.SUMMARY).write_text("8 channels | here\n")
             (run / rundir.AUGMENTED).write_bytes(f"{aug}{seed}".encode())
             history = {"epoch": 1, "val_accuracy": 0.5, "train_accuracy_running": 0.9}
             (run / rundir.HISTORY).unlink()
@@ -111,12 +112,13 @@ def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
     assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00 (90.00 to 90.00), n = 2"]
     assert rows["aug=none, parameters"] == ["14,178", "14,178"]
     assert "**aug=full** against **aug=none**: test error -10.000 points" in section
-    assert "4 runs on cpu with torch 2.14.1, 0.1 minutes." in section
+    assert "Runs: 4, on cpu with torch 2.14.1, 0.1 minutes." in section
     assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
+    assert "Figure 3:\n\n```text\n8 channels | here\n```" in section
     assert "Figure 2" not in section  # there is no such file
     page = (tmp_path / reproduce.REPORT_HTML).read_text()
     assert "79.50 ± 0.71" in page and "data:image/png;base64,ZnVsbDA=" in page  # "full0"
-    assert 'src="cpu' not in page
+    assert 'src="cpu' not in page and "8 channels | here\n</code></pre>" in page
 
 
 def test_an_unknown_experiment_is_named(tmp_path):

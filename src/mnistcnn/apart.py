@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mnistcnn.errors import INTERRUPTED
+
 # A server that has imported everything and done nothing yet forks in no time, and safely: it has
 # no threads and no CUDA.
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-INTERRUPTED = 130  # exit code, as a shell has it
 PATIENCE = 10.0  # seconds that an interrupted process has to put its things in order
 
 

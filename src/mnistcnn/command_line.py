@@ -29,12 +29,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnistcnn import console, device, override_errors, rundir, sweep
 from mnistcnn.config import EvaluateSettings, TrainSettings, fingerprint, to_settings
-from mnistcnn.errors import PlainError, UsageError
+from mnistcnn.errors import INTERRUPTED, PlainError, UsageError
 from mnistcnn.multirun import Multirun
 
 CONF = "pkg://mnistcnn.conf"
 SETTINGS = {"train": TrainSettings, "evaluate": EvaluateSettings}
-USAGE, INTERRUPTED = 2, 130  # exit codes
+USAGE = 2  # exit code
 HASH_LENGTH = 10  # hexadecimal digits in a directory's name
 
 

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from mnistcnn import console, data, plots, rundir, statistics, sweep
 from mnistcnn.config import from_yaml
-from mnistcnn.errors import PlainError, UsageError
+from mnistcnn.errors import UsageError
 from mnistcnn.statistics import LEVEL, McNemar, Paired
 from mnistcnn.sweep import Group, Run
 
@@ -375,18 +374,15 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
-    console.take_hold()
     now = datetime.now()
     out = arguments.out or Path(f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-compare")
-    try:
+
+    def body() -> int:
         print(run(arguments.paths, out, arguments.baseline, arguments.data_dir))
         print(f"\nall of it is in {out}")
-    except PlainError as error:
-        print(f"mnistcnn: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("mnistcnn: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 0
+
+    console.command(body)
 
 
 if __name__ == "__main__":

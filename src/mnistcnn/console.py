@@ -4,8 +4,11 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
+
+from mnistcnn.errors import INTERRUPTED, PlainError
 
 
 class _Lines(logging.StreamHandler):
@@ -31,6 +34,28 @@ def take_hold() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO)
     logger.handlers = [handler]
+
+
+def command(body: Callable[[], int]) -> None:
+    """Run ``body``, which returns the exit code, and exit; say in a line what went wrong."""
+    take_hold()
+    try:
+        code = body()
+        sys.stdout.flush()
+    except PlainError as error:
+        print(f"mnistcnn: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("mnistcnn: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more: say nothing about it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        print(f"mnistcnn: {error}", file=sys.stderr)
+        code = 1
+    if code:
+        sys.exit(code)
 
 
 def duration(seconds: float) -> str:

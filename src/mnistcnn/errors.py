@@ -1,6 +1,9 @@
 """Errors whose text is written for the person at the terminal."""
 
 
+INTERRUPTED = 130  # exit code of who was interrupted, as a shell has it
+
+
 class PlainError(Exception):
     """Something went wrong while running; the message says what, and what to do about it."""
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mnistcnn import apart, compare, config, console, rundir, statistics, sweep
-from mnistcnn.errors import PlainError, UsageError
+from mnistcnn import compare, config, console, rundir, statistics, sweep
+from mnistcnn.errors import INTERRUPTED, PlainError, UsageError
 from mnistcnn.sweep import Group, Run
 
 log = logging.getLogger("mnistcnn.reproduce")  # under python -m, __name__ is "__main__"
@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str]) -> bool:
     except KeyboardInterrupt:
         process.wait()
         raise
-    if code == apart.INTERRUPTED:
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code == 2:  # it has said why, and the others would say the same
         raise UsageError("a command was refused; nothing more is run")
@@ -145,7 +145,7 @@ def _section(out: Path, folder: Path, item: dict) -> list[str]:
     for picture in item.get("pictures", []):
         path = _picture(folder, of, picture)
         if path is not None:
-            blocks += [f"{picture['title']}:", f"![{picture['title']}]({path.relative_to(out)})"]
+            blocks += [f"{picture['title']}:", _shown(path, picture["title"], out)]
     return [*blocks, item["why"]] if runs else blocks
 
 
@@ -187,7 +187,7 @@ def _where(runs: Sequence[Run]) -> str:
     torch = sorted({run.metrics["versions"]["torch"] for run in runs})
     minutes = np.sum([run.metrics["seconds"]["total"] for run in runs]) / 60
     return (
-        f"{len(runs)} runs on {', '.join(devices)} with torch {', '.join(torch)}, "
+        f"Runs: {len(runs)}, on {', '.join(devices)} with torch {', '.join(torch)}, "
         f"{minutes:.1f} minutes."
     )
 
@@ -202,6 +202,12 @@ def _picture(folder: Path, of: Sequence[Group], picture: dict) -> Path | None:
     return path if path.is_file() else None
 
 
+def _shown(path: Path, title: str, out: Path) -> str:
+    if path.suffix == ".txt":
+        return f"```text\n{path.read_text().rstrip()}\n```"
+    return f"![{title}]({path.relative_to(out)})"
+
+
 def _html(text: str, out: Path) -> str:
     """Markdown as one HTML page that needs no other file."""
     import markdown
@@ -210,7 +216,9 @@ def _html(text: str, out: Path) -> str:
         content = base64.b64encode((out / found[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
 
-    body = re.sub(r'src="([^"]+)"', embedded, markdown.markdown(text, extensions=["tables"]))
+    body = re.sub(
+        r'src="([^"]+)"', embedded, markdown.markdown(text, extensions=["tables", "fenced_code"])
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>The report, reproduced</title><style>{STYLE}</style></head>"
@@ -237,20 +245,16 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
-    console.take_hold()
-    try:
+
+    def body() -> int:
         failed = run(
             arguments.out, arguments.scale, arguments.seeds, arguments.only, arguments.overrides
         )
-    except PlainError as error:
-        print(f"mnistcnn: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("mnistcnn: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    if failed:
-        print(f"mnistcnn: {failed} experiments are not complete", file=sys.stderr)
-        sys.exit(1)
+        if failed:
+            raise PlainError(f"{failed} experiments are not complete; the same command goes on")
+        return 0
+
+    console.command(body)
 
 
 if __name__ == "__main__":
