@@ -1,6 +1,7 @@
 """What several tests need: settings, real digits, one finished run, the commands in-process."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from hydra import compose, initialize_config_module
 
 from mnistcnn import data, train
 from mnistcnn.config import TrainSettings, to_settings
+
+# A shell starts what it puts into the background deaf to interrupts, and so would be all that the
+# tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
