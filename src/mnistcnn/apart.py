@@ -35,7 +35,7 @@ def call(function: Callable[..., Any], *arguments: Any, preload: Sequence[str] =
     process.start()
     try:
         process.join()
-    except KeyboardInterrupt:
+    except BaseException:  # an interrupt, or what a launcher raises when its time is out
         _interrupt(process)
         raise
     return process.exitcode or 0

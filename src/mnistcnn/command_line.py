@@ -196,7 +196,7 @@ def _conclude(command: _Command, multirun: Multirun) -> None:
     try:
         text = sweep.summarise(multirun.directory)
         with contextlib.suppress(BrokenPipeError):  # nobody reads any more
-            print(*filter(None, ["", text, f"all of it is in {multirun.directory}"]), sep="\n\n")
+            print("\n" + "\n\n".join(filter(None, [text, f"all of it is in {multirun.directory}"])))
     except Exception as error:
         command.exit_code = command.exit_code or command.tell(error)
     missing = multirun.not_complete()

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import nan
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -19,7 +18,9 @@ from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-HEAVY = ["sklearn.manifold", "torchinfo"]  # what a run imports late, as not every command needs it
+# What a run needs and takes long to import. Not the command's own module: as the main one it is
+# executed in each process, and Python warns of what was imported before.
+HEAVY = ["mnistcnn.fit", "mnistcnn.report", "sklearn.manifold", "torchinfo"]
 
 
 @dataclass
@@ -39,12 +40,14 @@ class Multirun:
     def __post_init__(self) -> None:
         self.before = len(self._complete())
 
-    def job(self, explain: Callable, task: str, settings: Any, out: Path, number: int) -> float:
+    def job(
+        self, explain: Callable, task: str, settings: Any, out: Path, number: int
+    ) -> float | None:
         """Do the job ``number`` (from 0) in ``out``, or see that it was done in some directory.
 
         ``task`` names the function to call with ``settings`` and a directory, as
-        ``mnistcnn.train:run``. Returns the validation error, which a sweeper may minimise; nan
-        where the run failed.
+        ``mnistcnn.train:run``. Returns the validation error, which a sweeper may minimise; None
+        where the run failed, which is a failed trial to it.
         """
         known = _identity(settings)
         found = sweep.with_fingerprint(self.directory, known["config_sha256"]) if known else None
@@ -59,19 +62,16 @@ class Multirun:
                 # a metrics.json that cannot be read knows of no other run
                 if run.metrics.get("config_sha256") not in (known["config_sha256"], None):
                     log.error("%s: %s holds another run, which is left alone", name, out)
-                    return nan
+                    return None
                 if run.complete:
                     log.info("%s is there already: %s", name, out.name)
                     return _validation_error(run)
                 rundir.clear(out)
             log.info("%s%s: %s", name, self._time_left(number), out.name)
-            code = apart.call(
-                _do, explain, task, settings, out, known, self.threads,
-                preload=[task.partition(":")[0], *HEAVY],
-            )  # fmt: skip
+            code = apart.call(_do, explain, task, settings, out, known, self.threads, preload=HEAVY)
             if code:
                 _note_failure(out, settings, apart.describe(code), known)
-                return nan
+                return None
             return _validation_error(sweep.read(out))
 
     def not_complete(self) -> int:
@@ -101,9 +101,8 @@ class Multirun:
         return f", about {console.duration(seconds)} left"
 
 
-def _validation_error(run: sweep.Run | None) -> float:
-    error = run.measure("validation", "error") if run is not None else None
-    return nan if error is None else error
+def _validation_error(run: sweep.Run | None) -> float | None:
+    return run.measure("validation", "error") if run is not None else None
 
 
 def _identity(settings: Any) -> dict[str, str]:
