@@ -48,6 +48,7 @@ def quick(chosen: TrainSettings, out: Path) -> None:
         record.values |= {"epochs": 1, "data": {"train": 100}}
         record.values |= {part: scores for part in sweep.PARTS}
         rundir.append_history(out, {"epoch": 1, "val_accuracy": 0.875})
+        (out / rundir.PREDICTIONS).write_bytes(b"of no interest here")
         record.values["status"] = "finished"
 
 
@@ -242,10 +243,10 @@ def test_a_job_that_raises_takes_no_other_along(command, tmp_path):
     assert code == 1
     good, bad = summary(tmp_path / "sweep")
     assert (good["optimizer.lr"], good["status"], good["reason"]) == ("0.1", "finished", "")
-    assert (bad["optimizer.lr"], bad["status"]) == ("1e+06", "failed")
+    assert (bad["optimizer.lr"], bad["status"]) == ("1000000", "failed")
     assert bad["reason"].startswith("NonFiniteLoss: the loss became nan in epoch 1")
     text = (tmp_path / "sweep" / sweep.SUMMARY_MD).read_text()
-    assert f"1 of 2 runs not complete:\n\n- optimizer.lr=1e+06: failed, {bad['reason']}" in text
+    assert f"1 of 2 runs not complete:\n\n- optimizer.lr=1000000: failed, {bad['reason']}" in text
     log = (tmp_path / "sweep" / bad["directory"] / rundir.LOG).read_text()
     assert "Traceback" in log and "NonFiniteLoss" in log
 
@@ -325,7 +326,7 @@ def test_an_interrupt_from_the_keyboard(left_alone, command, tmp_path):
     assert process.returncode == 130
     assert err == (
         "mnistcnn: interrupted\nmnistcnn: 1 run is not complete; the same command with "
-        f"hydra.sweep.dir={directory} does only these\n"
+        f"hydra.sweep.dir={directory} does only this one\n"
     )
     assert "Traceback" not in out
     written = json.loads((run / rundir.METRICS).read_text())
@@ -399,7 +400,9 @@ def told(monkeypatch) -> list[str]:
     """What is told while jobs are done in this process; each takes 10 s by the clock."""
     now, lines = [1000.0], []
 
-    def call(do: Callable, explain: Callable, task: str, chosen: TrainSettings, out: Path, *_):
+    def call(
+        do: Callable, explain: Callable, task: str, chosen: TrainSettings, out: Path, *_, **__
+    ):
         now[0] += 10
         if chosen.seed == RAISED:
             return 1
