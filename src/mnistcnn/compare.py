@@ -364,7 +364,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP")
     parser.add_argument("--out", type=Path, help="the directory to write to, by default a new one")
-    parser.add_argument("--baseline", help="compare with this group, as aug=none (default: ran first)")
+    parser.add_argument("--baseline", help="compare with it, as aug=none (default: ran first)")
     parser.add_argument(
         "--data-dir", default=os.environ.get("MNISTCNN_DATA_DIR"),
         help="where MNIST is, if no longer where the training found it",
