@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from mnistcnn import data, train
+from mnistcnn import data, signals, training
 from mnistcnn.config import TrainSettings, to_settings
 
 # A shell starts what it puts into the background deaf to interrupts, and so would be all that the
@@ -46,7 +46,7 @@ def mnist_dir() -> str:
 def finished_run(tmp_path_factory) -> Path:
     """The directory of a default network's run of four epochs on 5,000 digits."""
     out = tmp_path_factory.mktemp("run") / "four-epochs"
-    train.run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), out)
+    training.run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), out)
     return out
 
 
@@ -57,6 +57,8 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
     Returns its exit code, its standard output and its standard error.
     """
 
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+
     def run(main: Callable, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
@@ -66,6 +68,9 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
             main()
         except SystemExit as stop:
             code = stop.code or 0
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         out, err = capsys.readouterr()
         return code, out, err
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import command_line, console, evaluate, rundir, train
+from mnistcnn import command_line, console, evaluate, rundir, train, training
 from mnistcnn.errors import PlainError, UsageError
 
 from .conftest import TINY
@@ -145,7 +145,7 @@ def test_a_bug_is_one_line_too(command, monkeypatch, tmp_path):
     def broken(*_):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(train.data, "load", broken)
+    monkeypatch.setattr(training.data, "load", broken)
     code, _, err = command(train.main, *TINY, "hydra.run.dir=run")
     assert code == 1 and err.startswith("mnistcnn: ZeroDivisionError: by zero")
     assert "Traceback" in (tmp_path / "run" / rundir.LOG).read_text()
@@ -155,7 +155,7 @@ def test_an_interrupt_exits_130(command, monkeypatch, tmp_path):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "fit", interrupt)
+    monkeypatch.setattr(training, "fit", interrupt)
     code, _, err = command(train.main, *TINY, "hydra.run.dir=run")
     assert code == 130 and "interrupted" in err
     assert json.loads((tmp_path / "run" / rundir.METRICS).read_text())["status"] == "interrupted"
@@ -165,7 +165,7 @@ def test_an_interrupt_exits_130(command, monkeypatch, tmp_path):
     ("ckpt", "named"),
     [
         ([], ["ckpt must be given"]),
-        (["ckpt=nowhere"], ["ckpt=nowhere", "No such file"]),
+        (["ckpt=nowhere"], ["nowhere cannot be read", "No such file"]),
         (["ckpt=."], ["not the directory of a run"]),
         (["ckpt=a=b/best.pt"], ["cannot read ckpt=a=b/best.pt", "ckpt='a=b/best.pt'"]),
         (["ckpt=/etc/passwd"], ["not a checkpoint of mnistcnn"]),

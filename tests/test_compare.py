@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from mnistcnn import compare, data, rundir, sweep, train
+from mnistcnn import compare, data, rundir, sweep, training
 from mnistcnn.config import to_yaml
 from mnistcnn.errors import UsageError
 
@@ -213,7 +213,7 @@ def test_the_images_that_differ_most_come_first():
 
 def test_the_command_on_two_real_runs(command, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
-        train.run(settings(*TINY, f"seed={seed}", "aug=full"), tmp_path / name)
+        training.run(settings(*TINY, f"seed={seed}", "aug=full"), tmp_path / name)
     code, out, err = command(compare.main, "a", "b", "--out", "answer")
     assert code == 0 and err == ""
     assert "**seed=1** against **seed=0**" in out and "McNemar's exact test" in out

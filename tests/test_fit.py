@@ -47,10 +47,13 @@ def test_a_pinned_loss_trace():
     schedule = optim.schedule(chosen.scheduler, optimizer, 1, 10)
     seeding.seed_global(0, Stream.DROPOUT, 1)
     batches = islice(fit.training_batches(digits.train, chosen, 1), 10)
-    losses = [
-        engine.train_epoch(network, [batch], F.cross_entropy, optimizer, schedule, FLOAT32, 1)[0]
-        for batch in batches
-    ]
+    losses = []
+    for batch in batches:
+        running = engine.Running(epoch=1)
+        engine.train_epoch(
+            network, [batch], F.cross_entropy, optimizer, schedule, FLOAT32, running
+        )
+        losses.append(running.loss)
     assert losses == pytest.approx(PINNED, rel=1e-4)
 
 
@@ -137,7 +140,7 @@ def test_a_late_failure_keeps_the_last_whole_epoch(tmp_path, monkeypatch):
     real = engine.train_epoch
 
     def fails_in_epoch_3(*arguments):
-        if arguments[6] == 3:
+        if arguments[6].epoch == 3:
             raise engine.NonFiniteLoss(3, 1, 0.49, math.nan)
         return real(*arguments)
 
@@ -148,13 +151,15 @@ def test_a_late_failure_keeps_the_last_whole_epoch(tmp_path, monkeypatch):
     assert len(rundir.read_history(tmp_path)) == 2
 
 
-def test_losses_that_are_looked_at_together_name_the_first_bad_batch(monkeypatch):
+def test_losses_that_are_looked_at_together_name_the_first_bad_batch():
+    running = engine.Running(epoch=2, batches=100, samples=800, loss_sum=400.0)
     losses, rates = (0.5, 0.4, math.inf, math.nan), (0.1, 0.2, 0.3, 0.4)
-    pending = [(torch.tensor(loss), lr) for loss, lr in zip(losses, rates, strict=True)]
+    for loss, lr in zip(losses, rates, strict=True):
+        running._pending.append((torch.tensor(loss), torch.tensor(3), 8, lr))
     said = "inf in epoch 2, batch 103, at learning rate 0.3"
     with pytest.raises(engine.NonFiniteLoss, match=said):
-        engine._finite(pending, epoch=2, seen=100)
-    assert engine._finite(pending[:2], 2, 100) == pytest.approx([0.5, 0.4])
+        running.settle()
+    assert running.loss_sum == pytest.approx(400 + 8 * 0.9)
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(tmp_path, monkeypatch):
@@ -180,15 +185,16 @@ def test_running_scores_weigh_samples_and_not_batches():
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     batches = [(images[:5], labels[:5]), (images[5:], labels[5:])]
-    loss, accuracy, _, samples = engine.train_epoch(
-        network, batches, F.cross_entropy, optimizer, schedule, FLOAT32, 1
+    running = engine.Running(epoch=1)
+    engine.train_epoch(
+        network, batches, F.cross_entropy, optimizer, schedule, FLOAT32, running
     )
     with torch.no_grad():
         logits = network(images)
     expected = F.cross_entropy(logits, labels).item()
-    assert loss == pytest.approx(expected, rel=1e-4)
-    assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
-    assert samples == 7
+    assert running.loss == pytest.approx(expected, rel=1e-4)
+    assert running.accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert running.samples == 7 and running.batches == 2
 
 
 def test_training_batches_see_every_image_once(digits):

@@ -14,17 +14,18 @@ SOURCE = ROOT / "src" / "mnistcnn"
 
 # Imports run downward only. On floor 1 the rooms do not know each other.
 FLOORS = {
-    "errors": 0, "settings": 0, "seeding": 0, "files": 0,
+    "errors": 0, "settings": 0, "seeding": 0, "files": 0, "signals": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
     "rundir": 1, "device": 1, "statistics": 1, "apart": 1, "console": 1,
     "config": 2, "engine": 2, "checkpoint": 2,
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
-    "multirun": 4,
-    "command_line": 5,
-    "train": 6, "evaluate": 6, "compare": 6,
-    "reproduce": 7,
+    "resume": 4,
+    "training": 5, "evaluation": 5, "multirun": 5,
+    "command_line": 6,
+    "train": 7, "evaluate": 7, "compare": 7,
+    "reproduce": 8,
 }  # fmt: skip
-ON_ONE_FLOOR = {("settings", "errors")}
+ON_ONE_FLOOR = {("settings", "errors"), ("files", "errors")}
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -25,15 +25,15 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and shell sc
 # (0:raise,1:kill). Each run leaves the number of its threads beside its other files.
 TRAIN = """
 import os, signal
-from mnistcnn import command_line, train
+from mnistcnn import command_line, training
 
-def run(settings, out):
+def run(settings, out, **how):
     import torch
     accidents = dict(pair.split(":") for pair in os.environ.get("ACCIDENTS", "").split(",") if pair)
-    train.rundir.write_text(out / "threads", str(torch.get_num_threads()))
+    training.rundir.write_text(out / "threads", str(torch.get_num_threads()))
     if str(settings.seed) in accidents:
-        train.fit = globals()[accidents[str(settings.seed)] + "_"]
-    train.run(settings, out)
+        training.fit = globals()[accidents[str(settings.seed)] + "_"]
+    training.run(settings, out, **how)
 
 def raise_(*_):
     raise RuntimeError("an accident")

@@ -1,5 +1,6 @@
 """Writing so that nothing is ever half there."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import shutil
 import pytest
 
 from mnistcnn import files, rundir
-from mnistcnn.errors import PlainError, UsageError
+from mnistcnn.errors import PlainError, UsageError, WriteError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -15,10 +16,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     rundir.write_text(path, "one")
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=f"{path} cannot be written: No space left on device"):
         files.write_bytes(path, b"two")
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnistcnn import checkpoint, data, engine, evaluate, fit, report, rundir, train
+from mnistcnn import checkpoint, data, engine, evaluation, fit, report, rundir, training
 from mnistcnn.config import EvaluateSettings, from_yaml, to_settings
 from mnistcnn.errors import PlainError, UsageError
 
@@ -19,6 +19,10 @@ CONTRACT = {
     "last.pt", "curves.png", "confusion_matrix.png", "confusion_matrix.csv", "misclassified.png",
     "tsne.png", "neighbours.png", "augmented.png", "model_summary.txt",
 }  # fmt: skip
+
+
+def names(path) -> set[str]:
+    return {file.name for file in path.iterdir()} - {rundir.LOCK}
 
 
 def read(path) -> dict:
@@ -34,7 +38,7 @@ def evaluate_settings(ckpt, *overrides: str) -> EvaluateSettings:
 
 
 def test_a_run_leaves_every_file_of_the_contract(finished_run):
-    assert {path.name for path in finished_run.iterdir()} == CONTRACT
+    assert names(finished_run) == CONTRACT
     for picture in finished_run.glob("*.png"):
         content = picture.read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 10_000
@@ -117,14 +121,13 @@ def test_a_checkpoint_rebuilds_the_network_by_itself(finished_run):
 @pytest.mark.parametrize("by_directory", [True, False])
 def test_evaluate_repeats_the_metrics_to_the_last_digit(finished_run, tmp_path, by_directory):
     ckpt = finished_run if by_directory else finished_run / rundir.BEST
-    again = evaluate.run(evaluate_settings(ckpt, "tsne.samples=60", "tsne.of=pixels"), tmp_path)
+    again = evaluation.run(evaluate_settings(ckpt, "tsne.samples=60", "tsne.of=pixels"), tmp_path)
     written = read(finished_run)
     for key in ("train", "validation", "test", "data", "model", "seed"):
         assert again[key] == written[key] == read(tmp_path)[key]
     assert again["status"] == "finished"
     assert again["precision"] == written["precision"] == "float32"
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files == CONTRACT - {"train.log", "history.jsonl", "best.pt", "last.pt"} | {
+    assert names(tmp_path) == CONTRACT - {"train.log", "history.jsonl", "best.pt", "last.pt"} | {
         "evaluate.log"
     }
     with np.load(finished_run / rundir.PREDICTIONS) as one, np.load(
@@ -138,17 +141,17 @@ def test_evaluate_of_a_directory_takes_the_weights_that_the_run_selected(tmp_pat
     monkeypatch.setattr(fit, "_evaluate", lambda *_: {
         "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": next(accuracies),
     })  # fmt: skip
-    written = train.run(settings(*TINY, "epochs=2", "select=last"), tmp_path / "run")
-    again = evaluate.run(evaluate_settings(tmp_path / "run", "tsne.samples=20"), tmp_path / "out")
+    written = training.run(settings(*TINY, "epochs=2", "select=last"), tmp_path / "run")
+    again = evaluation.run(evaluate_settings(tmp_path / "run", "tsne.samples=20"), tmp_path / "out")
     assert written["best_epoch"] == 1
     assert again["epoch"] == 2 and again["test"] == written["test"]
 
 
 def test_evaluate_keeps_the_precision_of_the_training_unless_told(tmp_path):
-    written = train.run(settings(*TINY, "precision=bfloat16"), tmp_path / "run")
-    again = evaluate.run(evaluate_settings(tmp_path / "run", "tsne.samples=20"), tmp_path / "a")
+    written = training.run(settings(*TINY, "precision=bfloat16"), tmp_path / "run")
+    again = evaluation.run(evaluate_settings(tmp_path / "run", "tsne.samples=20"), tmp_path / "a")
     assert again["precision"] == "bfloat16" and again["test"] == written["test"]
-    exact = evaluate.run(
+    exact = evaluation.run(
         evaluate_settings(tmp_path / "run", "tsne.samples=20", "precision=float32"), tmp_path / "b"
     )
     assert exact["precision"] == "float32" and exact["test"]["loss"] != written["test"]["loss"]
@@ -158,14 +161,14 @@ def test_evaluate_keeps_the_precision_of_the_training_unless_told(tmp_path):
 def test_evaluate_refuses_the_directory_of_something_else(tmp_path, content):
     (tmp_path / rundir.CONFIG).write_text(content)
     with pytest.raises(UsageError, match="holds no configuration that this version can read"):
-        evaluate.run(evaluate_settings(tmp_path), tmp_path / "out")
+        evaluation.run(evaluate_settings(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_curves_are_drawn_from_the_run_that_wrote_the_checkpoint_only(finished_run, tmp_path):
     shutil.copy(finished_run / rundir.BEST, tmp_path)
     (tmp_path / rundir.HISTORY).write_text((finished_run / rundir.HISTORY).read_text())
-    evaluate.run(
+    evaluation.run(
         evaluate_settings(tmp_path / rundir.BEST, "tsne.samples=20"), tmp_path / "out"
     )
     assert not (tmp_path / "out" / rundir.CURVES).exists()
@@ -186,12 +189,12 @@ LARGE = {
 @pytest.mark.parametrize("model", ["convnet", "custom", "vgg16", "resnet50", "fcnet"])
 def test_every_model_trains_for_an_epoch(model, tmp_path):
     fraction = "data.fraction=1" if model in ("convnet", "fcnet") else "data.fraction=0.4"
-    written = train.run(
+    written = training.run(
         settings(*TINY, f"model={model}", fraction, "batch_size=16", *LARGE.get(model, [])),
         tmp_path / "run",
     )
     assert written["status"] == "finished" and written["model"]["name"] == model
-    assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
+    assert names(tmp_path / "run") == CONTRACT
     assert written["train"]["loss"] < np.log(10) - 0.01  # below that of guessing
     assert written["test"]["accuracy"] > LEAST[model]
 
@@ -199,7 +202,7 @@ def test_every_model_trains_for_an_epoch(model, tmp_path):
 @pytest.mark.parametrize("aug", ["none", "full", "prose", "rotate45_flip"])
 def test_every_preset_trains_for_an_epoch(aug, tmp_path):
     chosen = settings(*TINY, f"aug={aug}", "data.fraction=1", "batch_size=32")
-    written = train.run(chosen, tmp_path / "run")
+    written = training.run(chosen, tmp_path / "run")
     assert written["status"] == "finished"
     assert written["test"]["accuracy"] > LEAST[aug]
     row = rundir.read_history(tmp_path / "run")[0]
@@ -210,7 +213,7 @@ def test_every_preset_trains_for_an_epoch(aug, tmp_path):
 def test_a_failed_run_says_so_and_keeps_its_traceback_in_the_log(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(engine.NonFiniteLoss):
-        train.run(settings(*TINY, "optimizer=sgd", "optimizer.lr=1e6"), out)
+        training.run(settings(*TINY, "optimizer=sgd", "optimizer.lr=1e6"), out)
     written = read(out)
     assert written["status"] == "failed"
     assert written["error"].startswith("NonFiniteLoss: the loss became")
@@ -225,7 +228,7 @@ def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(report, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train.run(settings(*TINY), tmp_path / "run")
+        training.run(settings(*TINY), tmp_path / "run")
     written = read(tmp_path / "run")
     assert written["status"] == "interrupted"
     assert (written["epochs"], written["best_epoch"]) == (1, 1)  # what it had learned by then
@@ -237,11 +240,11 @@ def test_a_picture_that_fails_does_not_cost_the_numbers_nor_look_finished(tmp_pa
 
     monkeypatch.setattr(report.plots, "neighbours", fail)
     with pytest.raises(PlainError, match=r"neighbours.png \(OSError: no font\)"):
-        train.run(settings(*TINY), tmp_path / "run")
+        training.run(settings(*TINY), tmp_path / "run")
     written = read(tmp_path / "run")
     assert written["status"] == "failed" and "neighbours.png" in written["error"]
     assert 0 < written["test"]["accuracy"] < 1
-    assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT - {"neighbours.png"}
+    assert names(tmp_path / "run") == CONTRACT - {"neighbours.png"}
 
 
 def test_numbers_are_written_before_pictures_and_do_not_look_finished(tmp_path, monkeypatch):
@@ -254,7 +257,7 @@ def test_numbers_are_written_before_pictures_and_do_not_look_finished(tmp_path, 
         real(path, *arguments)
 
     monkeypatch.setattr(report.plots, "confusion", look)
-    train.run(settings(*TINY), tmp_path / "run")
+    training.run(settings(*TINY), tmp_path / "run")
     assert seen["status"] == "interrupted"
     assert seen["test"] == read(tmp_path / "run")["test"]
 
@@ -262,14 +265,14 @@ def test_numbers_are_written_before_pictures_and_do_not_look_finished(tmp_path, 
 def test_a_directory_with_a_run_is_not_used_again(finished_run):
     before = (finished_run / rundir.METRICS).read_bytes()
     with pytest.raises(UsageError, match="already holds a run"):
-        train.run(settings(*TINY), finished_run)
+        training.run(settings(*TINY), finished_run)
     assert (finished_run / rundir.METRICS).read_bytes() == before
 
 
 def test_two_runs_in_one_process_do_not_influence_each_other(tmp_path, finished_run):
     alone = checkpoint.load(finished_run / rundir.LAST)
-    train.run(settings(*TINY, "model=fcnet"), tmp_path / "other")
-    train.run(
+    training.run(settings(*TINY, "model=fcnet"), tmp_path / "other")
+    training.run(
         settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=20"), tmp_path / "again"
     )
     again = checkpoint.load(tmp_path / "again" / rundir.LAST)
@@ -278,7 +281,7 @@ def test_two_runs_in_one_process_do_not_influence_each_other(tmp_path, finished_
 
 @pytest.mark.full_mnist
 def test_one_epoch_of_all_of_mnist(mnist_dir, tmp_path):
-    written = train.run(
+    written = training.run(
         settings(f"data.dir={mnist_dir}", "epochs=1", "tsne.samples=100"), tmp_path / "run"
     )
     assert written["validation"]["accuracy"] > 0.92

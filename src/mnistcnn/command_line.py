@@ -1,14 +1,16 @@
 """The frame around a command: Hydra inside, plain lines and an exit code outside.
 
 Exit codes: 0 done, 1 something went wrong while running, 2 what was asked for is not possible,
-130 interrupted from the keyboard.
+130, 143 and 138 stopped by Ctrl-C, SIGTERM and SIGUSR1.
 """
 
 import contextlib
 import os
+import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -27,9 +29,16 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mnistcnn import console, device, override_errors, rundir, sweep
-from mnistcnn.config import EvaluateSettings, TrainSettings, fingerprint, to_settings
-from mnistcnn.errors import INTERRUPTED, PlainError, UsageError
+from mnistcnn import console, device, override_errors, resume, rundir, signals, sweep
+from mnistcnn.config import (
+    OF_THE_COMMAND,
+    EvaluateSettings,
+    TrainSettings,
+    fingerprint,
+    flat,
+    to_settings,
+)
+from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.multirun import Multirun
 
 CONF = "pkg://mnistcnn.conf"
@@ -44,12 +53,18 @@ def _run_name(*, _root_: DictConfig) -> str:
     In characters that a later override can hold without quotes, and short enough for any file
     system. Jobs with the same name are the same job.
     """
-    settings = _settings(_root_, _root_.hydra.job.config_name)
+    settings = to_settings(SETTINGS[_root_.hydra.job.config_name], _root_)
     varies = rundir.slug(_root_.hydra.job.override_dirname) or "run"
     return f"{varies}-{fingerprint(settings)[:HASH_LENGTH]}"
 
 
+def _run_dir(resume: str | None, new: str) -> str:
+    """The directory of a run: that of the run to go on with, or a new one."""
+    return new if resume is None else os.path.expanduser(resume)
+
+
 OmegaConf.register_new_resolver("slug", rundir.slug, replace=True)
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
@@ -69,8 +84,11 @@ class CheckFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            _settings(config, kwargs["config_name"])
-            rundir.create(Path(config.hydra.run.dir), "hydra.run.dir")
+            _settings(config, kwargs["config_name"], config.hydra.overrides.task)
+            if config.get("resume") is None:
+                rundir.create(Path(config.hydra.run.dir), "hydra.run.dir")
+            elif config.hydra.run.dir != _run_dir(config.resume, ""):
+                raise UsageError("resume goes on in its own directory: leave hydra.run.dir out")
         except Exception as error:
             raise _Refused(error) from error
 
@@ -83,6 +101,11 @@ class CheckFirst(Callback):
 
 def _plan(config: DictConfig, config_name: str) -> Multirun:
     """Check all jobs of a multirun, as far as they are known before it starts."""
+    if config.get("resume") is not None:
+        raise UsageError(
+            "resume goes on with one run, without -m: to go on with a sweep, type its command with "
+            "the same hydra.sweep.dir"
+        )
     sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
     typed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides(
@@ -90,7 +113,7 @@ def _plan(config: DictConfig, config_name: str) -> Multirun:
     )
     if sweeper._target_.endswith(".BasicSweeper"):
         batches = BasicSweeper.split_arguments(overrides, None)
-        jobs = [_settings(compose(config_name, job), config_name) for job in batches[0]]
+        jobs = [_settings(compose(config_name, job), config_name, job) for job in batches[0]]
         total = len(jobs)
     else:
         jobs, total = [], sweeper.get("n_trials")
@@ -119,11 +142,33 @@ def _name_by_what_varies(config: DictConfig, overrides: list[Override]) -> None:
         )
 
 
-def _settings(composed: DictConfig, config_name: str) -> Any:
-    own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    settings = to_settings(SETTINGS[config_name], own)
+def _settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
+    """What a composed configuration asks for, checked. ``overrides`` are what was typed."""
+    directory = composed.get("resume")
+    if directory is None:
+        settings = to_settings(SETTINGS[config_name], composed)
+    else:
+        typed = _typed(composed, config_name, overrides)
+        settings = resume.settings(Path(_run_dir(directory, "")), typed)
     device.resolve(settings.device)  # whether there is such a device here
     return settings
+
+
+def _typed(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings that are not as they are by default, or that were named all the same."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    named = tuple(f"{override.key_or_group}." for override in parsed)
+    now, default = (_flat(config) for config in (composed, compose(config_name)))
+    return {
+        key: value
+        for key, value in now.items()
+        if default.get(key, ...) != value or f"{key}.".startswith(named)
+    }
+
+
+def _flat(composed: DictConfig) -> dict[str, Any]:
+    own = OmegaConf.masked_copy(composed, [key for key in composed if key not in OF_THE_COMMAND])
+    return flat(OmegaConf.to_container(own, resolve=True))
 
 
 @dataclass
@@ -141,17 +186,38 @@ class _Command:
         hydra_config = HydraConfig.get()
         out = Path(hydra_config.runtime.output_dir)
         try:
-            settings = _settings(composed, self.config_name)
+            settings = _settings(composed, self.config_name, hydra_config.overrides.task)
             if self.multirun is not None:
                 console.take_hold()
                 number = hydra_config.job.num
                 return self.multirun.job(self.tell, self.task, settings, out, number)
-            resolve_name(self.task)(settings, out)
+            go_on = {"go_on": True} if composed.get("resume") else {}
+            resolve_name(self.task)(settings, out, **go_on)
+        except KeyboardInterrupt as stop:
+            if self.multirun is not None:
+                raise
+            self.exit_code = signals.exit_code(stop)
+            print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
+            self._tell_how_to_go_on(out)
         except Exception as error:
             with contextlib.suppress(OSError):
                 out.rmdir()  # Hydra's, and still empty where the task did not begin
             self.exit_code = self.tell(error)
+            if getattr(error, "may_pass", True):
+                self._tell_how_to_go_on(out)
         return None
+
+    def _tell_how_to_go_on(self, out: Path) -> None:
+        if self.config_name == "train" and (out / rundir.CONFIG).is_file():
+            typed = shlex.quote(f"resume={_in_overrides(str(out))}")
+            print(f"to go on: python -m mnistcnn.train {typed}", file=sys.stderr)
+
+
+def _in_overrides(text: str) -> str:
+    """A value as Hydra's grammar of overrides reads it back."""
+    if re.fullmatch(r"[\w/.+~@%-]+", text, re.ASCII):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 _COMMAND: ContextVar[_Command] = ContextVar("command")  # that of this process
@@ -167,6 +233,7 @@ def run_app(config_name: str, task: str) -> None:
     tell = partial(_tell, with_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through: they are told here
     console.take_hold()
+    signals.listen()
     command = _Command(config_name, task, tell)
     _COMMAND.set(command)
     try:
@@ -175,9 +242,9 @@ def run_app(config_name: str, task: str) -> None:
     except _Refused as refused:
         tell(refused.error)
         command.exit_code = USAGE
-    except KeyboardInterrupt:
-        print("mnistcnn: interrupted", file=sys.stderr)
-        command.exit_code = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
+        command.exit_code = signals.exit_code(stop)
     except Exception as error:  # not a job's: of what was typed, or of a launcher that gave up
         tell(error)
         command.exit_code = USAGE if command.multirun is None else 1
@@ -225,4 +292,5 @@ def _plain(error: Exception) -> str:
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return override_errors.explain(error)
-    return f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+    first = next(iter(str(error).splitlines()), "")  # CUDA's have many
+    return f"{type(error).__name__}: {first} (HYDRA_FULL_ERROR=1 shows where)"

@@ -18,11 +18,19 @@ from mnistcnn.errors import SettingError
 from mnistcnn.settings import check, choice, number
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+OF_THE_COMMAND = ("hydra", "resume")  # beside the settings of a run
+# Settings that make no other experiment of a run: where it computes, and how often it is saved.
+ELSEWHERE = ("device", "data.dir", "data.mirrors", "checkpoint.minutes")
 
 
 @dataclass
 class EarlyStopping:
     patience: int | None = number(1)  # epochs
+
+
+@dataclass
+class CheckpointSettings:
+    minutes: float = number(0)  # between two checkpoints of a long epoch
 
 
 @dataclass
@@ -37,6 +45,7 @@ class TrainSettings:
     tsne: embedding.TsneSettings
     neighbours: embedding.NeighbourSettings
     early_stopping: EarlyStopping
+    checkpoint: CheckpointSettings
     seed: int = number(0, 2**63 - 1)
     loss: str = choice(*optim.LOSSES)
     epochs: int = number(1, 1_000_000)
@@ -99,7 +108,8 @@ def to_settings(root: type, composed: DictConfig) -> Any:
     Raises SettingError for a value that is not allowed, and OmegaConf's errors for a key that
     the schema does not know and for a value of the wrong type.
     """
-    settings: Any = OmegaConf.to_object(OmegaConf.merge(_schema(root, composed), composed))
+    own = OmegaConf.masked_copy(composed, [key for key in composed if key not in OF_THE_COMMAND])
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(_schema(root, own), own))
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
         raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")
@@ -111,27 +121,20 @@ def to_yaml(settings: TrainSettings) -> str:
 
 
 def fingerprint(settings: TrainSettings) -> str:
-    """What tells a run from others: SHA-256 (hex) of its settings, but for where it computes.
-
-    The device and the directory of the data make no other run of it.
-    """
-    values = dataclasses.asdict(settings)
-    del values["device"]
-    values["data"].pop("dir", None)
+    """What tells a run from others: SHA-256 (hex) of its settings, but for ELSEWHERE."""
+    values = {k: v for k, v in flat(dataclasses.asdict(settings)).items() if k not in ELSEWHERE}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def flat(text: str) -> dict[str, Any]:
-    """Every value that :func:`to_yaml` wrote, this version's or another's, by its full name."""
-
-    def flattened(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from flattened(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(flattened(plain(text), ""))
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of nested settings by its full name, as ``model.width``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
 
 
 def plain(text: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from mnistcnn.errors import INTERRUPTED, PlainError
+from mnistcnn import signals
+from mnistcnn.errors import PlainError
 
 
 class _Lines(logging.StreamHandler):
@@ -39,15 +40,16 @@ def take_hold() -> None:
 def command(body: Callable[[], int]) -> None:
     """Run ``body``, which returns the exit code, and exit; say in a line what went wrong."""
     take_hold()
+    signals.listen()
     try:
         code = body()
         sys.stdout.flush()
     except PlainError as error:
         print(f"mnistcnn: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("mnistcnn: interrupted", file=sys.stderr)
-        code = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
+        code = signals.exit_code(stop)
     except BrokenPipeError:  # nobody reads any more: say nothing about it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

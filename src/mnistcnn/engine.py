@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -28,13 +28,63 @@ class NonFiniteLoss(PlainError):
         )
 
 
-class Running(NamedTuple):
-    """An epoch as the report measures it: in training mode, averaged while the weights move."""
+@dataclass
+class Running:
+    """An epoch as the report measures it: in training mode, averaged while the weights move.
 
-    loss: float  # nats
-    accuracy: float
-    last_lr: float  # of the last step
-    samples: int
+    ``epoch`` counts from 1. The sums are over the samples of ``batches`` batches so far, each
+    scored before its step; losses in nats. ``seconds`` are those spent before a pause.
+    """
+
+    epoch: int
+    batches: int = 0
+    samples: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+    first_lr: float = math.nan  # of the first step, and of the last
+    last_lr: float = math.nan
+    seconds: float = 0.0
+    _pending: list[tuple[Tensor, Tensor, int, float]] = field(default_factory=list, init=False)
+
+    def numbers(self) -> dict[str, float]:
+        """What ``Running(**numbers)`` goes on from. Raises NonFiniteLoss."""
+        self.settle()
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.samples
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.samples
+
+    def add(self, loss: Tensor, correct: Tensor, samples: int, lr: float) -> None:
+        """Count a batch: its mean loss, the number of its right answers (both scalars), its size.
+
+        Raises NonFiniteLoss; on an accelerator up to LOOK_EVERY batches late.
+        """
+        self._pending.append((loss.detach(), correct, samples, lr))
+        if loss.device.type == "cpu" or len(self._pending) == LOOK_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Fetch what is still on an accelerator. Raises NonFiniteLoss."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        losses, correct, sizes, rates = zip(*pending, strict=True)
+        values = torch.stack(losses).tolist()
+        for loss, size, lr in zip(values, sizes, rates, strict=True):
+            self.batches += 1
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(self.epoch, self.batches, lr, loss)
+            self.loss_sum += loss * size
+            self.samples += size
+            self.last_lr = lr
+            if self.batches == 1:
+                self.first_lr = lr
+        self.correct += int(torch.stack(correct).sum())
 
 
 def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
@@ -48,52 +98,31 @@ def train_epoch(
     optimizer: Optimizer,
     schedule: LRScheduler,
     precision: torch.dtype,
-    epoch: int,
+    running: Running,
     on_batch: Callable[[int], None] = lambda samples: None,
-) -> Running:
-    """Take one step per batch.
+) -> None:
+    """Take one step per batch, and count it in ``running``.
 
     ``batches`` yields images (N, 1, 28, 28) float32 and labels (N,) int64 on the network's
-    device; ``loss_of`` takes logits (N, 10) float32 and labels. What is returned is of each
-    batch before its step, averaged over the samples of the epoch. ``epoch`` is only named in
-    errors; ``on_batch`` is told each batch's number of samples.
+    device; ``loss_of`` takes logits (N, 10) float32 and labels. ``on_batch`` is told each batch's
+    number of samples after its step: there, and where ``batches`` is asked for the next, the epoch
+    may be left and later gone on with.
 
     Raises NonFiniteLoss; on a CPU before the step that would have followed.
     """
     network.train()
-    sizes: list[int] = []
-    correct: list[Tensor] = []
-    losses: list[float] = []
-    pending: list[tuple[Tensor, float]] = []  # losses that nobody has looked at, learning rates
     for images, labels in batches:
         lr = optimizer.param_groups[0]["lr"]
         with _autocast(images.device, precision):
             logits = network(images)
         loss = loss_of(logits.float(), labels)
-        pending.append((loss.detach(), lr))
-        if images.device.type == "cpu" or len(pending) == LOOK_EVERY:
-            losses += _finite(pending, epoch, len(losses))
-            pending = []
+        running.add(loss, (logits.detach().argmax(dim=1) == labels).sum(), len(labels), lr)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-        correct.append((logits.detach().argmax(dim=1) == labels).sum())
-        sizes.append(len(labels))
         on_batch(len(labels))
-    losses += _finite(pending, epoch, len(losses))
-    mean_loss = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
-    accuracy = torch.stack(correct).sum().item() / sum(sizes)
-    return Running(mean_loss, accuracy, lr, sum(sizes))
-
-
-def _finite(pending: list[tuple[Tensor, float]], epoch: int, seen: int) -> list[float]:
-    """The values of losses, the first of which is that of batch ``seen + 1``."""
-    values = torch.stack([loss for loss, _ in pending]).tolist() if pending else []
-    for index, value in enumerate(values):
-        if not math.isfinite(value):
-            raise NonFiniteLoss(epoch, seen + index + 1, pending[index][1], value)
-    return values
+    running.settle()
 
 
 @torch.inference_mode()

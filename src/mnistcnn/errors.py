@@ -1,13 +1,17 @@
 """Errors whose text is written for the person at the terminal."""
 
 
-INTERRUPTED = 130  # exit code of who was interrupted, as a shell has it
-
-
 class PlainError(Exception):
     """Something went wrong while running; the message says what, and what to do about it."""
 
     exit_code = 1
+    may_pass = False  # the same may go well at another time
+
+
+class WriteError(PlainError):
+    """A file cannot be written: the disk is full, its directory is gone or may not be changed."""
+
+    may_pass = True
 
 
 class UsageError(PlainError):

@@ -1,28 +1,65 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when they are whole, and stay when the power fails."""
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from mnistcnn.errors import WriteError
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file beside ``path``, and give it that name once it is on the disk.
 
-    Whatever was there stays until then, and stays if anything goes wrong. Raises OSError.
+    Whatever was there stays until then, and stays if anything goes wrong. Raises WriteError.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _telling(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                _to_disk(file)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Add to a file, on the disk. Raises WriteError; the file may then have part of ``content``."""
+    with _telling(path), open(path, "ab") as file:
+        file.write(content)
+        _to_disk(file)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what is left of writing ``path`` by processes that were killed while they did.
+
+    For who knows that no other process is writing it.
+    """
+    for leftover in path.parent.glob(f"{_prefix(path)}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}."
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        yield
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _umask() -> int:

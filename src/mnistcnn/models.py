@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnistcnn import DIGITS, SIDE
-from mnistcnn.settings import choice, number
+from mnistcnn.settings import check, choice, number
 
 
 class Classifier(nn.Module):
@@ -243,9 +243,11 @@ def build(settings: ModelSettings) -> Classifier:
 
 
 def from_dict(values: dict) -> Classifier:
-    """Rebuild the network that :func:`to_dict` described."""
+    """Rebuild the network that :func:`to_dict` described. Raises SettingError."""
     settings_class, _ = MODELS[values["name"]]
-    return build(settings_class(**values))
+    settings = settings_class(**values)
+    check(settings, "model.")
+    return build(settings)
 
 
 def to_dict(settings: ModelSettings) -> dict:

@@ -10,17 +10,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from mnistcnn import apart, console, rundir, sweep
+from mnistcnn import apart, console, resume, rundir, sweep
 from mnistcnn.config import TrainSettings, fingerprint, to_yaml
+from mnistcnn.errors import PlainError
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
-# What a run needs and takes long to import. Not the command's own module: as the main one it is
-# executed in each process, and Python warns of what was imported before.
-HEAVY = ["mnistcnn.fit", "mnistcnn.report", "sklearn.manifold", "torchinfo"]
+# What a run needs and takes long to import.
+HEAVY = ["mnistcnn.training", "sklearn.manifold", "torchinfo"]
 
 
 @dataclass
@@ -56,23 +53,20 @@ class Multirun:
                 out.rmdir()  # Hydra made it, and nobody used it
             out = found.path
         name = f"run {number + 1}" + (f" of {self.total}" if self.total else "")
-        with _alone(out, name):
-            run = sweep.read(out)
-            if run is not None and known:
-                # a metrics.json that cannot be read knows of no other run
-                if run.metrics.get("config_sha256") not in (known["config_sha256"], None):
-                    log.error("%s: %s holds another run, which is left alone", name, out)
-                    return None
-                if run.complete:
-                    log.info("%s is there already: %s", name, out.name)
-                    return _validation_error(run)
-                rundir.clear(out)
-            log.info("%s%s: %s", name, self._time_left(number), out.name)
-            code = apart.call(_do, explain, task, settings, out, known, self.threads, preload=HEAVY)
-            if code:
+        if found is not None and found.complete:
+            log.info("%s is there already: %s", name, out.name)
+            return _validation_error(found)
+        if known and _holds_another(out, known):
+            log.error("%s: %s holds another run, which is left alone", name, out)
+            return None
+        out.mkdir(parents=True, exist_ok=True)
+        log.info("%s%s: %s", name, self._time_left(number), out.name)
+        code = apart.call(_do, explain, task, settings, out, known, self.threads, preload=HEAVY)
+        if code:
+            with rundir.alone(out, wait=True):
                 _note_failure(out, settings, apart.describe(code), known)
-                return None
-            return _validation_error(sweep.read(out))
+            return None
+        return _validation_error(sweep.read(out))
 
     def not_complete(self) -> int:
         """How many of the jobs are not, or not wholly, done."""
@@ -101,6 +95,12 @@ class Multirun:
         return f", about {console.duration(seconds)} left"
 
 
+def _holds_another(out: Path, known: dict[str, str]) -> bool:
+    run = sweep.read(out)
+    # a metrics.json that cannot be read knows of no other run
+    return run is not None and run.metrics.get("config_sha256") not in (*known.values(), None)
+
+
 def _validation_error(run: sweep.Run | None) -> float | None:
     return run.measure("validation", "error") if run is not None else None
 
@@ -110,23 +110,6 @@ def _identity(settings: Any) -> dict[str, str]:
     if not isinstance(settings, TrainSettings):
         return {}
     return {"config_sha256": fingerprint(settings)}
-
-
-@contextlib.contextmanager
-def _alone(out: Path, name: str):
-    """Keep others out of a run's directory: the same job of another process waits."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: another process is at it, waiting: %s", name, out.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        (out / LOCK).unlink(missing_ok=True)
-        lock.release()
 
 
 def _do(
@@ -139,11 +122,32 @@ def _do(
 
         torch.set_num_threads(threads)
     try:
-        resolve_name(task)(settings, out)
+        with rundir.alone(out, wait=True):
+            todo = _todo(settings, out, known)
+            if todo is not None:
+                resolve_name(task)(settings, out, **todo)
     except Exception as error:
         if not (out / rundir.METRICS).exists():  # it did not get so far as to say so itself
             _note_failure(out, settings, f"{type(error).__name__}: {error}", known)
         sys.exit(explain(error))
+
+
+def _todo(settings: Any, out: Path, known: dict) -> dict[str, bool] | None:
+    """How to call a task, after a look at what is in ``out`` by now; None where all is done."""
+    run = sweep.read(out)
+    if run is None or not known:
+        return {}
+    if run.complete:
+        log.info("another process has done it: %s", out.name)
+        return None
+    if (out / rundir.LAST).exists():
+        try:
+            resume.prepare(out, settings)
+            return {"go_on": True}
+        except PlainError as error:
+            log.warning("%s\nIt begins anew: %s", error, out.name)
+    rundir.clear(out)
+    return {}
 
 
 def _note_failure(out: Path, settings: Any, reason: str, known: dict) -> None:

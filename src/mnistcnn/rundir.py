@@ -1,6 +1,7 @@
 """A run's directory: the names in it, how they are written, and where a result came from."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from mnistcnn.errors import PlainError, UsageError
-from mnistcnn.files import write_bytes
+from filelock import FileLock, Timeout
+
+from mnistcnn.errors import PlainError, UsageError, WriteError
+from mnistcnn.files import append_bytes, remove_leftovers, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +36,17 @@ TSNE = "tsne.png"
 NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
 SUMMARY = "model_summary.txt"
+LOCK = ".lock"
 
-# Of a run's directory, but for its log; what it is known by comes last, and is removed last.
-CONTENTS = [
-    HISTORY, PREDICTIONS, BEST, LAST, CURVES, CONFUSION_PNG, CONFUSION_CSV, MISCLASSIFIED, TSNE,
-    NEIGHBOURS, AUGMENTED, SUMMARY, CONFIG, METRICS,
+# Of a run's directory, but for its log: what comes after the last epoch, and what comes before.
+# What a run is known by comes last, and is removed last.
+RESULTS = [
+    PREDICTIONS, CURVES, CONFUSION_PNG, CONFUSION_CSV, MISCLASSIFIED, TSNE, NEIGHBOURS, AUGMENTED,
+    SUMMARY,
 ]  # fmt: skip
+TRAINING = [HISTORY, BEST, LAST, CONFIG, METRICS]
 
+TIMINGS = ("seconds", "samples_per_second")  # what two runs of the same may differ in
 SLUG_LENGTH = 100
 
 PACKAGES = [
@@ -72,10 +79,44 @@ def create(path: Path, key: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a run's directory.
+
+    Where another is in it: wait for it, or raise UsageError. A process may enter where it is. The
+    lock file stays: who removes it lets two in, one by the old file and one by a new one.
+    """
+    lock = FileLock(path / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UsageError(
+                f"{path} is being written by another process: wait for it, or stop it first"
+            ) from None
+        log.info("another process is at it, waiting: %s", path.name)
+        lock.acquire()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def clear(path: Path) -> None:
     """Remove the files of a run that came to no good end; its log stays, and goes on."""
-    for name in CONTENTS:
+    clear_results(path)
+    for name in TRAINING:
         (path / name).unlink(missing_ok=True)
+
+
+def clear_results(path: Path) -> None:
+    """Remove what a run wrote after its last epoch, and what killed processes left half written."""
+    for name in RESULTS:
+        (path / name).unlink(missing_ok=True)
+    for name in (*RESULTS, *TRAINING):
+        remove_leftovers(path / name)
 
 
 def note_failure(path: Path, reason: str, known: dict) -> None:
@@ -111,26 +152,67 @@ def write_json(path: Path, value: dict) -> None:
 
 def append_history(path: Path, row: dict) -> None:
     """Add an epoch's row to ``history.jsonl`` in ``path``."""
-    with open(path / HISTORY, "a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    append_bytes(path / HISTORY, _lines([row]))
+
+
+def write_history(path: Path, rows: Iterable[dict]) -> None:
+    """Make these rows all that there is."""
+    write_bytes(path / HISTORY, _lines(rows))
+
+
+def _lines(rows: Iterable[dict]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
 
 def read_history(path: Path) -> list[dict]:
     """The rows of ``history.jsonl`` in ``path``; none where there is no such file.
 
-    A last line without its end, of a run that was killed while it wrote, is left out.
+    A last line without its end, of a run that was killed while it wrote, is left out. Raises
+    PlainError where another line is no row.
     """
     file = path / HISTORY
     if not file.exists():
         return []
-    lines = file.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in _whole_lines(file)]
+    except (OSError, ValueError) as error:
+        raise PlainError(f"{file} is damaged ({error})") from error
+
+
+def history_sha256(history: Iterable[dict]) -> str:
+    """Of rows of ``history.jsonl``, but for the time that they took: as a checkpoint knows them."""
+    timeless = [{key: row[key] for key in row if key not in TIMINGS} for row in history]
+    return hashlib.sha256(json.dumps(timeless, sort_keys=True).encode()).hexdigest()
+
+
+def verified_history(path: Path, epochs: int, sha256: str) -> list[dict]:
+    """The first ``epochs`` rows of ``history.jsonl``, which have that :func:`history_sha256`.
+
+    Raises UsageError where they have not: a row was lost or changed.
+    """
+    file = path / HISTORY
+    try:
+        lines = _whole_lines(file)[:epochs] if file.exists() else []
+        history = [json.loads(line) for line in lines]
+        intact = history_sha256(history) == sha256
+    except (ValueError, TypeError):  # not JSON, or not rows
+        intact = False
+    if not intact:
+        raise UsageError(
+            f"{file} is damaged: it does not begin with the {epochs} epochs that {LAST} knows. "
+            "Train it anew elsewhere"
+        )
+    return history
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    return [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 @contextlib.contextmanager
 def log_to(file: Path) -> Iterator[None]:
     """Write what mnistcnn logs to ``file`` as well, for as long as the context lasts."""
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, delay=True)  # a full disk costs the log alone
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("mnistcnn")
     level = logger.level
@@ -190,8 +272,8 @@ class Record:
         self.out = out
         # written at once: what a process that is killed leaves behind is an interrupted run
         self.values: dict = {"status": "interrupted"}
-        self.seconds: dict[str, float] = {}
-        self.start = time.perf_counter()
+        self.seconds = _seconds(out / METRICS)  # of the processes before, where the run goes on
+        self.start = time.perf_counter() - self.seconds.pop("total", 0.0)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -199,11 +281,26 @@ class Record:
         try:
             yield
         finally:
-            self.seconds[name] = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def write(self) -> None:
         seconds = self.seconds | {"total": time.perf_counter() - self.start}
         write_json(self.out / METRICS, self.values | {"seconds": seconds})
+
+
+def _end(error: BaseException) -> dict[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "error": str(error) or "interrupted from the keyboard"}
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def _seconds(file: Path) -> dict[str, float]:
+    """What ``metrics.json`` says of them; nothing where it does not."""
+    try:
+        seconds = json.loads(file.read_text())["seconds"]
+        return {str(phase): float(value) for phase, value in seconds.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not there, or not ours
+        return {}
 
 
 @contextlib.contextmanager
@@ -219,18 +316,11 @@ def record(out: Path, log_name: str, known: dict | None = None) -> Iterator[Reco
     with log_to(out / log_name):
         try:
             yield kept
-        except KeyboardInterrupt:
-            kept.values |= {"status": "interrupted", "error": "interrupted from the keyboard"}
-            log.warning("interrupted")
-            raise
-        except Exception as error:
-            kept.values |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-            log.debug("failed", exc_info=True)
-            raise
-        finally:
-            try:
+        except BaseException as error:
+            kept.values |= _end(error)
+            log.debug("%s", kept.values["error"], exc_info=kept.values["status"] == "failed")
+            with contextlib.suppress(WriteError):  # the first error is the one to tell
                 kept.write()
-            except OSError as error:
-                reason = error.strerror or error
-                raise PlainError(f"{out / METRICS} cannot be written: {reason}") from error
+            raise
+        kept.write()
         log.info("%.1f s; everything is in %s", time.perf_counter() - kept.start, out)

@@ -43,3 +43,22 @@ def torch_generator(seed: int, stream: Stream, index: int = 0) -> torch.Generato
 def seed_global(seed: int, stream: Stream, index: int = 0) -> None:
     """Seed torch's own generators (all devices), which initialisation and dropout draw from."""
     torch.manual_seed(derived_seed(seed, stream, index))
+
+
+def global_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Where torch's own generators are that a training on ``device`` draws from: uint8, by type."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_global(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Take them back there, as far as ``states`` know of this type of device."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

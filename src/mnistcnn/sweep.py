@@ -14,7 +14,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mnistcnn import plots, rundir, statistics
-from mnistcnn.config import flat, plain
+from mnistcnn.config import ELSEWHERE, flat, plain
 from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.statistics import Mean
 
@@ -28,8 +28,6 @@ ERROR_BY_SAMPLES = "error_by_samples.png"
 COMPLETE = ("finished", "early_stopped")
 PARTS = ("train", "validation", "test")
 MOST_CURVES = 12  # lines that a person can still tell apart
-# Settings that make no other experiment of a run.
-ELSEWHERE = ("device", "data.dir")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Run:
         if not (self.path / rundir.CONFIG).exists():
             return {}
         try:
-            settings = flat((self.path / rundir.CONFIG).read_text())
+            settings = flat(plain((self.path / rundir.CONFIG).read_text()))
             if "seed" not in settings:
                 raise ValueError("no seed in it")
             return settings
@@ -85,7 +83,12 @@ class Run:
 
     @cached_property
     def history(self) -> list[dict]:
-        return rundir.read_history(self.path)
+        """A row per epoch; none where there is no file, or one that is damaged."""
+        try:
+            return rundir.read_history(self.path)
+        except PlainError as error:  # the numbers do not need it
+            log.warning("no curve: %s", error)
+            return []
 
     def measure(self, part: str, name: str) -> float | None:
         """``name`` (accuracy, error, loss) on ``part``; None where the run did not get so far."""
