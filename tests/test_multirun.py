@@ -194,14 +194,14 @@ def test_names_say_what_varies_and_need_no_quotes(command, tmp_path):
 
 
 def test_names_of_very_long_overrides_are_short_and_different(command, tmp_path):
-    long = "0." + 250 * "0"
-    rates = f"optimizer.lr={long}1,{long}2"
-    code, _, err = command(train_quickly, "-m", rates, "hydra.sweep.dir=sweep")
+    keys = ["data.validation", "model.dropout", "optimizer.rho", "optimizer.lr"]
+    long = [f"{key}=choice(0.123456789012345)" for key in keys]
+    code, _, err = command(train_quickly, "-m", *long, "seed=1,2", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")
     one, other = names(tmp_path / "sweep")
     assert one[:-11] == other[:-11] and one[-10:] != other[-10:]
     for name in (one, other):
-        assert name.startswith("optimizer.lr-") and len(name.encode()) <= 255
+        assert name.startswith("data.validation-0.123") and len(name.encode()) <= 255
         assert re.fullmatch(r"[\w.-]+", name, re.ASCII)
 
 
