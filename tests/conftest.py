@@ -23,6 +23,12 @@ CONF = ROOT / "conf"
 TINY = ["data=mnist5k", "epochs=1", "data.fraction=0.2", "tsne.samples=60", "tsne.perplexity=10"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=20, help="how many runs test_faults kills at random moments"
+    )
+
+
 def settings(*overrides: str) -> TrainSettings:
     with initialize_config_module("mnistcnn.conf", version_base="1.3"):
         return to_settings(TrainSettings, compose("train", list(overrides)))

@@ -321,7 +321,8 @@ def test_an_interrupt_from_the_keyboard(left_alone, command, tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "mnistcnn: interrupted from the keyboard\nmnistcnn: 1 run is not complete; the same command with "
+        "mnistcnn: interrupted from the keyboard\n"
+        "mnistcnn: 1 run is not complete; the same command with "
         f"hydra.sweep.dir={directory} does only this one\n"
     )
     assert "Traceback" not in out

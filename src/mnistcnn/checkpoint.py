@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import struct
+import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -74,9 +75,21 @@ def save(
         "step": step,
         "training": training,
     }
-    torch.save(state, content)
+    torch.save(_canonical(state), content)
     _seal(content)
     write_bytes(path, content.getbuffer())
+
+
+def _canonical(value: Any) -> Any:
+    """The same, with equal strings in one object and no container in two places.
+
+    A pickle tells objects apart: without this, a training that went on would write other bytes.
+    """
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_canonical, value))
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

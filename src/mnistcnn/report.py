@@ -25,7 +25,7 @@ from mnistcnn.augment import AugmentSettings
 from mnistcnn.config import TrainSettings
 from mnistcnn.data import Digits
 from mnistcnn.embedding import NeighbourSettings, TsneSettings
-from mnistcnn.errors import PlainError
+from mnistcnn.errors import WriteError
 from mnistcnn.files import write_bytes
 from mnistcnn.metrics import Predictions
 from mnistcnn.models import Classifier
@@ -62,7 +62,7 @@ def write(
 ) -> None:
     """Score ``network`` on all splits, and on the test set in every detail, into ``record.out``.
 
-    Numbers are written before pictures. Raises PlainError where a picture could not be made, after
+    Numbers are written before pictures. Raises WriteError where a picture could not be made, after
     all the others.
     """
     out, seed = record.out, settings.seed
@@ -101,7 +101,7 @@ def write(
                 log.debug("%s was not written", name, exc_info=True)
                 missing.append(f"{name} ({type(error).__name__}: {error})")
     if missing:
-        raise PlainError(f"the numbers are whole, but not written: {', '.join(missing)}")
+        raise WriteError(f"the numbers are whole, but not written: {', '.join(missing)}")
     record.values["peak_memory_bytes"] = _peak_memory_bytes(network.mean.device)
 
 

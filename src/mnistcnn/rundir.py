@@ -112,9 +112,13 @@ def clear(path: Path) -> None:
 
 
 def clear_results(path: Path) -> None:
-    """Remove what a run wrote after its last epoch, and what killed processes left half written."""
+    """Remove what a run wrote after its last epoch."""
     for name in RESULTS:
         (path / name).unlink(missing_ok=True)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left half written."""
     for name in (*RESULTS, *TRAINING):
         remove_leftovers(path / name)
 
@@ -223,7 +227,8 @@ def log_to(file: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 class _Listener:
-    """Hears the first signal, and takes a Ctrl-C after it at its word."""
+    """Hears the first signal."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -44,11 +44,32 @@ class _Listener:
             self.asked = number
             if not self.deferring:
                 raise Stopped(number)
-        elif number == signal.SIGINT:
-            _exit(number)
 
 
 _listener = _Listener()  # that of this process
+
+
+class _Impatience(threading.Thread):
+    """Hears every signal at once, and ends this process at the second Ctrl-C.
+
+    Python runs handlers in the main thread only, after whatever it is at: a backward pass may take
+    seconds, and two signals meanwhile would be one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.interrupts = 0
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+
+    def run(self) -> None:
+        while True:
+            self.interrupts += os.read(self.reader, 1)[0] == signal.SIGINT
+            if self.interrupts > 1:
+                _exit(signal.SIGINT)
+
+
+_impatience: _Impatience | None = None
 
 
 def _exit(number: int, frame: FrameType | None = None) -> None:
@@ -57,9 +78,8 @@ def _exit(number: int, frame: FrameType | None = None) -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    if threading.current_thread() is threading.main_thread():  # nobody else can be interrupted
-        for number in SIGNALS:
-            signal.signal(number, handler)
+    for number in SIGNALS:
+        signal.signal(number, handler)
 
 
 def exit_at_once() -> None:
@@ -68,9 +88,17 @@ def exit_at_once() -> None:
 
 
 def listen() -> None:
-    """Raise Stopped from the next signal on; end at once where a Ctrl-C follows it."""
-    global _listener
+    """Raise Stopped from the next signal on; end at once where a second Ctrl-C follows.
+
+    For the main thread alone: no other can be interrupted.
+    """
+    global _listener, _impatience
     _listener = _Listener()
+    if _impatience is None:
+        _impatience = _Impatience()
+        _impatience.start()
+    _impatience.interrupts = 0
+    signal.set_wakeup_fd(_impatience.writer)
     _handle(_listener)
 
 

@@ -20,6 +20,7 @@ def run(settings: TrainSettings, out: Path, go_on: bool = False) -> dict:
     if not go_on:
         out = rundir.create(out, "hydra.run.dir")
     with rundir.alone(out):
+        rundir.clear_leftovers(out)
         if not go_on:
             rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
             return _run(settings, out, None)
