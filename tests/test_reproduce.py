@@ -30,7 +30,7 @@ def jobs(experiment: str, *overrides: str) -> list[dict]:
         if override.is_sweep_override():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
     return [
-        config.flat(config.to_yaml(settings(f"experiment={experiment}", *job)))
+        config.flat(config.plain(config.to_yaml(settings(f"experiment={experiment}", *job))))
         for job in product(*values.values())
     ]
 
@@ -65,7 +65,7 @@ def test_what_is_shown_is_what_runs(experiment, scale):
         assert left_out or any(sweep.matches(job, [text]) for job in made), text
     assert {row["measure"] for row in item["rows"]} <= reproduce.MEASURES.keys()
     files = {picture["file"] for picture in item.get("pictures", [])}
-    assert files <= {*rundir.CONTENTS, sweep.CURVES, sweep.ERROR_BY_SAMPLES}
+    assert files <= {*rundir.RESULTS, sweep.CURVES, sweep.ERROR_BY_SAMPLES}
 
 
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():

@@ -155,14 +155,13 @@ def _settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) 
 
 
 def _typed(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings that are not as they are by default, or that were named all the same."""
+    """The settings that were named, and then those that are not as they are by default."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     named = tuple(f"{override.key_or_group}." for override in parsed)
     now, default = (_flat(config) for config in (composed, compose(config_name)))
     return {
-        key: value
-        for key, value in now.items()
-        if default.get(key, ...) != value or f"{key}.".startswith(named)
+        **{key: value for key, value in now.items() if f"{key}.".startswith(named)},
+        **{key: value for key, value in now.items() if default.get(key, ...) != value},
     }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mnistcnn import compare, config, console, rundir, statistics, sweep
-from mnistcnn.errors import INTERRUPTED, PlainError, UsageError
+from mnistcnn import apart, compare, config, console, rundir, signals, statistics, sweep
+from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.sweep import Group, Run
 
 log = logging.getLogger("mnistcnn.reproduce")  # under python -m, __name__ is "__main__"
@@ -86,15 +86,19 @@ def _command(
 
 
 def _run(arguments: Sequence[str]) -> bool:
-    """Whether the command failed. An interrupt is for both, and waits until the other is done."""
+    """Whether the command failed. A signal is for both, and waits until the other is done."""
     process = subprocess.Popen([sys.executable, *arguments])
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait()
+        try:
+            process.wait(apart.GRACE)  # a terminal has told both
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
         raise
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
+    if code - 128 in signals.SIGNALS:
+        raise signals.Stopped(code - 128)
     if code == 2:  # it has said why, and the others would say the same
         raise UsageError("a command was refused; nothing more is run")
     return code != 0

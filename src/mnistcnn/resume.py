@@ -29,10 +29,9 @@ def settings(directory: Path, typed: dict[str, Any]) -> TrainSettings:
 
 def read(directory: Path) -> TrainSettings:
     """The settings of the run in ``directory``. Raises UsageError."""
+    text = _config(directory)
     try:
-        return from_yaml(_config(directory))
-    except UsageError:
-        raise
+        return from_yaml(text)
     except Exception as error:  # not YAML, not ours, or of another version
         reason = str(error).splitlines()[0]
         raise UsageError(
