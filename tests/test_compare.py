@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from mnistcnn import compare, data, rundir, sweep, training
+from mnistcnn import compare, comparison, data, rundir, sweep, training
 from mnistcnn.config import to_yaml
 from mnistcnn.errors import UsageError
 
@@ -39,7 +39,7 @@ def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status
 
 
 def answer(tmp_path, *paths, baseline=None) -> str:
-    return compare.run(paths, tmp_path / "out", baseline, None)
+    return comparison.run(paths, tmp_path / "out", baseline, None)
 
 
 def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
@@ -51,7 +51,7 @@ def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
     assert "1 images right in aug=none alone, 10 in aug=full alone, of 100" in text
     assert f"p = {binomtest(1, 11).pvalue:.3g} " in text
     assert "These two networks do differ." in text and "other seeds" in text
-    assert (tmp_path / "out" / compare.COMPARISON).read_text() == text + "\n"
+    assert (tmp_path / "out" / comparison.COMPARISON).read_text() == text + "\n"
 
 
 def test_two_runs_of_one_recipe_are_compared_too(tmp_path):
@@ -105,10 +105,10 @@ def test_an_interval_that_holds_zero_is_never_called_a_difference(tmp_path):
     text = answer(tmp_path, sweep_of(tmp_path, wrong, range(8)), baseline="aug=none")
     assert "No difference is shown." in text
     assert "helps" not in text and "harms" not in text
-    assert compare._verdict(-0.01, (-0.02, 0.0), 0.01, single=False) == "not shown"
-    assert compare._verdict(-0.01, (-0.02, -0.001), 0.06, single=False) == "not shown"
-    assert compare._verdict(-0.01, (-0.02, -0.001), 0.05, single=False) == "helps"
-    assert compare._verdict(0.01, (0.001, 0.02), 0.05, single=True) == "these two differ"
+    assert comparison._verdict(-0.01, (-0.02, 0.0), 0.01, single=False) == "not shown"
+    assert comparison._verdict(-0.01, (-0.02, -0.001), 0.06, single=False) == "not shown"
+    assert comparison._verdict(-0.01, (-0.02, -0.001), 0.05, single=False) == "helps"
+    assert comparison._verdict(0.01, (0.001, 0.02), 0.05, single=True) == "these two differ"
 
 
 def test_only_shared_seeds_are_paired(tmp_path):
@@ -147,7 +147,7 @@ def test_names_tell_groups_apart_that_differ_in_more(tmp_path):
     make_run(tmp_path / "a", range(9))
     make_run(tmp_path / "b", range(8), "optimizer=adam", "optimizer.lr=0.1")
     make_run(tmp_path / "c", range(7), "optimizer=adam")
-    names = [pair.names[1] for pair in compare.compare([sweep.find(tmp_path)], None)]
+    names = [pair.names[1] for pair in comparison.compare([sweep.find(tmp_path)], None)]
     assert names == ["optimizer=adam optimizer.lr=0.1", "optimizer=adam optimizer.lr=0.001"]
 
 
@@ -207,8 +207,8 @@ def test_the_images_that_differ_most_come_first():
     a[[0, 1, 2, 3], [0, 1, 2, 4]] = 0.55  # the last one wrong
     b[0, 7], b[1, 1], b[2, 7], b[3, 3] = 0.55, 0.55, 0.9, 0.55  # 0 and 2 wrong
     a[2, 2] = 0.95
-    assert compare.most_different(labels, a, b, 12).tolist() == [2, 0, 3]
-    assert compare.most_different(labels, a, b, 1).tolist() == [2]
+    assert comparison.most_different(labels, a, b, 12).tolist() == [2, 0, 3]
+    assert comparison.most_different(labels, a, b, 1).tolist() == [2]
 
 
 def test_the_command_on_two_real_runs(command, tmp_path):
@@ -232,4 +232,4 @@ def test_missing_images_take_away_one_picture_only(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", nowhere)
     text = answer(tmp_path, one, two)
     assert "are not shown: data.dir: no such place" in text
-    assert not (tmp_path / "out" / compare.DISAGREEMENTS).exists()
+    assert not (tmp_path / "out" / comparison.DISAGREEMENTS).exists()

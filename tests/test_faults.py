@@ -430,10 +430,11 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     assert checkpoint.load(out / rundir.LAST).step == 0 and status(out) == "interrupted"
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "compare", "reproduce"])
 def test_an_interrupt_while_torch_is_imported(module):
+    typed = ["nowhere"] if module == "compare" else []
     with subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", f"mnistcnn.{module}"],
+        [sys.executable, "-X", "importtime", "-m", f"mnistcnn.{module}", *typed],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
         for line in running.stderr:

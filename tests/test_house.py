@@ -20,10 +20,9 @@ FLOORS = {
     "config": 2, "engine": 2, "checkpoint": 2,
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
     "resume": 4,
-    "training": 5, "evaluation": 5, "multirun": 5,
-    "command_line": 6,
-    "train": 7, "evaluate": 7, "compare": 7,
-    "reproduce": 8,
+    "training": 5, "evaluation": 5, "comparison": 5, "multirun": 5,
+    "command_line": 6, "reproduction": 6,
+    "train": 7, "evaluate": 7, "compare": 7, "reproduce": 7,
 }  # fmt: skip
 ON_ONE_FLOOR = {("settings", "errors"), ("files", "errors")}
 

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mnistcnn import config, reproduce, rundir, sweep
+from mnistcnn import config, reproduction, rundir, sweep
 from mnistcnn.errors import UsageError
 
 from .conftest import CONF, ROOT, settings
@@ -54,7 +54,7 @@ def test_an_experiment_file_opens_with_its_command_and_what_was_measured(experim
 def test_what_is_shown_is_what_runs(experiment, scale):
     """Every row, baseline and picture describes runs that the command of that scale makes."""
     item = ITEMS[experiment]
-    _, _, multirun, named, *overrides = reproduce._command(item, PLAN["scales"][scale], scale, 1)
+    _, _, multirun, named, *overrides = reproduction._command(item, PLAN["scales"][scale], scale, 1)
     assert (multirun, named) == ("-m", f"experiment={experiment}")
     made = jobs(experiment, *overrides)
     left_out = scale == "cpu" and experiment == "table_3_steps"  # only the ends, for its price
@@ -63,25 +63,25 @@ def test_what_is_shown_is_what_runs(experiment, scale):
     described += [item["baseline"]] if "baseline" in item else []
     for text in described:
         assert left_out or any(sweep.matches(job, [text]) for job in made), text
-    assert {row["measure"] for row in item["rows"]} <= reproduce.MEASURES.keys()
+    assert {row["measure"] for row in item["rows"]} <= reproduction.MEASURES.keys()
     files = {picture["file"] for picture in item.get("pictures", [])}
     assert files <= {*rundir.RESULTS, sweep.CURVES, sweep.ERROR_BY_SAMPLES}
 
 
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():
     item, scales = ITEMS["table_3"], PLAN["scales"]
-    assert reproduce._command(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
-    assert reproduce._command(item, scales["full"], "full", None)[-1] == "seed=range(8)"
-    assert reproduce._command(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
+    assert reproduction._command(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
+    assert reproduction._command(item, scales["full"], "full", None)[-1] == "seed=range(8)"
+    assert reproduction._command(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
 
 
 def test_what_nobody_ran_is_said_to_be_not_run(tmp_path):
-    reproduce.write(tmp_path, "cpu", PLAN, None)
-    text = (tmp_path / reproduce.REPORT_MD).read_text()
+    reproduction.write(tmp_path, "cpu", PLAN, None)
+    text = (tmp_path / reproduction.REPORT_MD).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     numbers = [row for row in rows if not row.startswith("|  ")]
     assert len(numbers) == sum(len(item["rows"]) for item in PLAN["items"])
-    assert all(row.rstrip(" |").endswith(reproduce.NOT_RUN) for row in numbers)
+    assert all(row.rstrip(" |").endswith(reproduction.NOT_RUN) for row in numbers)
 
 
 def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
@@ -100,8 +100,8 @@ def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
                 "model": {"parameters": 14178}, "device": "cpu", "versions": {"torch": "2.14.1"},
             }  # fmt: skip
             rundir.write_json(run / rundir.METRICS, metrics)
-    reproduce.write(tmp_path, "cpu", PLAN, None)
-    text = (tmp_path / reproduce.REPORT_MD).read_text()
+    reproduction.write(tmp_path, "cpu", PLAN, None)
+    text = (tmp_path / reproduction.REPORT_MD).read_text()
     section = text.split("## ")[1]
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:4]]
@@ -116,29 +116,29 @@ def test_numbers_pictures_and_the_verdict_are_in_both_reports(tmp_path):
     assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
     assert "Figure 3:\n\n```text\n8 channels | here\n```" in section
     assert "Figure 2" not in section  # there is no such file
-    page = (tmp_path / reproduce.REPORT_HTML).read_text()
+    page = (tmp_path / reproduction.REPORT_HTML).read_text()
     assert "79.50 ± 0.71" in page and "data:image/png;base64,ZnVsbDA=" in page  # "full0"
     assert 'src="cpu' not in page and "8 channels | here\n</code></pre>" in page
 
 
 def test_an_unknown_experiment_is_named(tmp_path):
     with pytest.raises(UsageError, match="there is no table_9; there are table_1, custom"):
-        reproduce.run(tmp_path / "out", "quick", None, ["table_9"], [])
+        reproduction.run(tmp_path / "out", "quick", None, ["table_9"], [])
     assert not (tmp_path / "out").exists()
 
 
 def test_the_quick_scale_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = ["epochs=1", "data.fraction=0.1", "tsne.samples=60", "tsne.perplexity=10"]
-    assert reproduce.run(tmp_path / "out", "quick", None, ["early_stopping"], tiny) == 0
+    assert reproduction.run(tmp_path / "out", "quick", None, ["early_stopping"], tiny) == 0
     runs = sweep.find(tmp_path / "out" / "quick" / "early_stopping")
     before = {run.path: (run.path / rundir.METRICS).stat().st_mtime_ns for run in runs}
     assert len(before) == 2 and all(run.complete for run in runs)
-    text = (tmp_path / "out" / reproduce.REPORT_MD).read_text()
+    text = (tmp_path / "out" / reproduction.REPORT_MD).read_text()
     section = text.split("## Section 2.1.4")[1].split("## ")[0]
-    assert "| early_stopping.patience=1, epochs" in section and reproduce.NOT_RUN not in section
+    assert "| early_stopping.patience=1, epochs" in section and reproduction.NOT_RUN not in section
 
-    assert reproduce.run(tmp_path / "out", "quick", 2, ["early_stopping"], tiny) == 0
+    assert reproduction.run(tmp_path / "out", "quick", 2, ["early_stopping"], tiny) == 0
     runs = sweep.find(tmp_path / "out" / "quick" / "early_stopping")
     assert len(runs) == 4
     for path, changed in before.items():
@@ -152,8 +152,8 @@ def test_a_failing_experiment_does_not_take_others_along(tmp_path, monkeypatch):
         asked.append(arguments[3])
         return len(asked) == 1
 
-    monkeypatch.setattr(reproduce, "_run", fails_once)
-    assert reproduce.run(tmp_path / "out", "quick", None, ["table_1", "stride"], []) == 1
+    monkeypatch.setattr(reproduction, "_run", fails_once)
+    assert reproduction.run(tmp_path / "out", "quick", None, ["table_1", "stride"], []) == 1
     assert asked == ["experiment=table_1", "experiment=stride"]
 
 
@@ -161,10 +161,10 @@ def test_an_interrupt_leaves_the_report_of_what_is_there(tmp_path, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce, "_run", interrupted)
+    monkeypatch.setattr(reproduction, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        reproduce.run(tmp_path / "out", "quick", None, [], [])
-    assert (tmp_path / "out" / reproduce.REPORT_HTML).exists()
+        reproduction.run(tmp_path / "out", "quick", None, [], [])
+    assert (tmp_path / "out" / reproduction.REPORT_HTML).exists()
 
 
 def test_the_script_is_there_to_be_run():
