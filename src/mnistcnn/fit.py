@@ -85,8 +85,9 @@ def fit(
     weights of the last epoch. ``record`` learns after each epoch what there is to know by then.
     From a ``start`` on, all that is written is what a training without a pause would have written.
 
-    Raises engine.NonFiniteLoss; ``last.pt`` then holds the weights of the last whole epoch, or
-    the initial ones. Raises signals.Stopped between two batches; ``last.pt`` then holds all.
+    Raises engine.NonFiniteLoss and errors.WriteError; ``last.pt`` is then the checkpoint before:
+    that of the last whole epoch, the initial one, or one from within a long epoch. Raises
+    signals.Stopped between two batches; ``last.pt`` then holds all.
     """
     training = _Training(network, digits, settings, record, start)
     history, epochs = training.history, settings.epochs
