@@ -23,7 +23,17 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import checkpoint, engine, files, multirun, plots, rundir, train, training
+from mnistcnn import (
+    checkpoint,
+    engine,
+    files,
+    multirun,
+    plots,
+    rundir,
+    signals,
+    train,
+    training,
+)
 
 from .conftest import ROOT, settings
 
@@ -411,6 +421,60 @@ def test_a_stop_in_the_middle_of_an_epoch_keeps_every_step(undisturbed, tmp_path
         assert last.step == min(after, 44) and last.epoch == 1
         training.run(settings(*SMALL), out, go_on=True)
         assert_same(out, undisturbed)
+
+
+def test_a_stop_while_an_epoch_is_scored_does_not_slow_its_training_down(tmp_path, monkeypatch):
+    asked = iter(24 * [None] + [signal.SIGTERM])  # 22 batches, the training part, validation
+
+    @contextlib.contextmanager
+    def deferred():
+        yield lambda: next(asked, None)
+
+    real = engine.infer
+
+    def slow(*arguments):
+        time.sleep(1)
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mnistcnn.signals.deferred", deferred)
+        patched.setattr(engine, "infer", slow)
+        with pytest.raises(KeyboardInterrupt):
+            training.run(settings(*SMALL, "epochs=2"), tmp_path)
+    last = checkpoint.load(tmp_path / rundir.LAST)
+    assert (last.epoch, last.step) == (1, 22) or (last.epoch, last.step) == (0, 22)
+    training.run(settings(*SMALL, "epochs=2"), tmp_path, go_on=True)
+    for row in rundir.read_history(tmp_path):
+        assert row["samples_per_second"] > 680 / 0.9
+
+
+class Swallows:
+    """Lets no exception out, as destructors and callbacks do not."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+
+def test_a_signal_that_python_swallowed_is_heard_all_the_same(tmp_path, monkeypatch):
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    real = plots.confusion
+
+    def swallowing(*arguments):
+        real(*arguments)
+        Swallows()
+
+    monkeypatch.setattr(plots, "confusion", swallowing)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    signals.listen()
+    try:
+        with pytest.raises(signals.Stopped):
+            training.run(settings(*SMALL), tmp_path)
+    finally:
+        signals.listen()  # nothing was asked
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert status(tmp_path) == "interrupted" and not (tmp_path / rundir.TSNE).exists()
 
 
 def test_a_second_interrupt_ends_it_at_once(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import command_line, evaluate, multirun, rundir, sweep, train
+from mnistcnn import command_line, evaluate, multirun, rundir, signals, sweep, train
 from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 
 from .conftest import ROOT, TINY, settings
@@ -385,8 +385,17 @@ def test_evaluations_that_fail_are_listed_too(command, tmp_path):
     assert code == 1
     assert "mnistcnn: 2 runs are not complete" in err
     first, second = (line for line in out.splitlines() if line.startswith("- "))
-    assert first.startswith("- 0: failed, UsageError: /nowhere cannot be read")
+    assert first.startswith("- 0: failed, DamagedError: /nowhere cannot be read")
     assert second.startswith("- 1: failed, UsageError: ckpt=/etc is not the directory of a run")
+
+
+def test_a_signal_while_the_summary_is_drawn(command, tmp_path, monkeypatch):
+    def stopped(_):
+        raise signals.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(sweep, "summarise", stopped)
+    code, _, err = command(train_quickly, "-m", "seed=0", "hydra.sweep.dir=sweep")
+    assert (code, err) == (143, "mnistcnn: stopped by SIGTERM\n")
 
 
 # What is told ------------------------------------------------------------------------------------

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import checkpoint, evaluate, fit, rundir, sweep, train, training
+from mnistcnn import (
+    checkpoint,
+    command_line,
+    evaluate,
+    fit,
+    multirun,
+    rundir,
+    sweep,
+    train,
+    training,
+)
+from mnistcnn.errors import UsageError, WriteError
 
 from .conftest import TINY, same_weights, settings
 
@@ -87,11 +98,16 @@ def test_what_would_make_another_run_is_refused_by_name(run, command, typed, sai
         (["device=cuda:77"], "device=cuda:77"),
         (["hydra.run.dir=elsewhere"], "leave hydra.run.dir out"),
         (["-m", "seed=0,1"], "without -m"),
+        (["resume="], "name the directory of a run"),
+        (["resume=7"], """quote it, as in resume="'7'\""""),
+        (["resume=true"], "is no name: quote it"),
+        (["resume='do\\${seed}l'"], "and one without ${"),
     ],
 )
 def test_what_cannot_be(run, command, typed, said):
     before = contents(run)
-    code, _, err = command(train.main, *typed, f"resume={run}")
+    named = [] if typed[0].startswith("resume") else [f"resume={run}"]
+    code, _, err = command(train.main, *typed, *named)
     assert code == 2 and said in err and len(err.splitlines()) <= 2
     assert contents(run) == before
     assert {path.name for path in run.parent.iterdir()} == {"run"}
@@ -231,6 +247,46 @@ def test_weights_alone_do_not_go_on(interrupted):
         training.run(settings(*FOUR), interrupted, go_on=True)
 
 
+def test_an_evaluation_is_no_training(finished_run, command, tmp_path):
+    ckpt = [f"ckpt={finished_run}", "tsne.samples=20", "hydra.run.dir=ev"]
+    assert command(evaluate.main, *ckpt)[0] == 0
+    before = contents(tmp_path / "ev")
+    code, _, err = command(train.main, "resume=ev")
+    assert code == 2 and "is an evaluation, with which no training can go on" in err
+    assert contents(tmp_path / "ev") == before
+
+
+def test_what_is_not_ours_stays(run):
+    (run / ".config.yaml.swp").write_text("an editor's")
+    (run / ".best.pt.old").mkdir()
+    (run / ".best.pt.x.unfinished").write_text("a killed process's")
+    training.run(settings(*FOUR), run, go_on=True)
+    hidden = {path.name for path in run.iterdir() if path.name.startswith(".")}
+    assert hidden == {".config.yaml.swp", ".best.pt.old", rundir.LOCK}
+
+
+def test_results_stay_until_there_is_room_for_others(run, monkeypatch):
+    def full(*_):
+        raise WriteError("no room")
+
+    before = contents(run)
+    monkeypatch.setattr(rundir, "write_bytes", full)
+    with pytest.raises(WriteError, match="no room"):
+        training.run(settings(*FOUR, "epochs=6"), run, go_on=True)
+    assert contents(run) == before | {rundir.LOCK: b""}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a/b", "/a b", "/a=b,c", "/it's", "/back\\slash", "/back\\'s", "/end\\", "/x~y", "/é", '/"q"',
+     "/[a]{b:c}"],
+)  # fmt: skip
+def test_the_command_to_go_on_is_read_back(path):
+    typed = f"resume={command_line._in_overrides(path)}"
+    (override,) = command_line.OverridesParser.create().parse_overrides([typed])
+    assert override.value() == path
+
+
 @pytest.mark.parametrize("where", ["nowhere", ".", "/etc/passwd", "loop"])
 def test_what_is_no_run(command, tmp_path, where):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -255,6 +311,36 @@ def test_a_sweep_begins_anew_what_cannot_go_on(command, tmp_path):
     assert log.count("epoch 1/2") == 2
     anew = checkpoint.load(run.path / rundir.LAST).network.state_dict()
     assert same_weights(anew, weights)
+
+
+@pytest.mark.parametrize("why", ["full disk", "newer format"])
+def test_a_sweep_throws_away_nothing_that_is_whole(command, monkeypatch, tmp_path, why):
+    typed = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
+    assert command(train.main, *typed)[0] == 0
+    (run,) = sweep.find(tmp_path / "sweep")
+    rundir.write_json(run.path / rundir.METRICS, run.metrics | {"status": "interrupted"})
+    if why == "newer format":
+        content = (run.path / rundir.LAST).read_bytes()
+        newer = content.replace(b"checkpoint 000002 sha", b"checkpoint 000003 sha")
+        (run.path / rundir.LAST).write_bytes(newer)
+    before = contents(run.path)
+
+    def full(*_):
+        raise WriteError("no room")
+
+    def told(do, explain, task, chosen, out, known, *_, **__):
+        with pytest.MonkeyPatch.context() as patched:
+            if why == "full disk":
+                patched.setattr(rundir, "write_bytes", full)
+            with pytest.raises((WriteError, UsageError), match="no room|newer version"):
+                multirun._todo(chosen, out, known)
+        return 1
+
+    monkeypatch.setattr(multirun.apart, "call", told)
+    assert command(train.main, *typed)[0] == 1
+    after = contents(run.path)
+    for name in (rundir.LAST, rundir.BEST, rundir.HISTORY, rundir.PREDICTIONS):
+        assert after[name] == before[name]
 
 
 def test_evaluate_reads_an_interrupted_run(interrupted, finished_run, command, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import time
 
 import pytest
 
@@ -85,6 +86,27 @@ def test_a_record_that_cannot_be_written_is_a_plain_error(tmp_path):
     with pytest.raises(PlainError, match="metrics.json cannot be written"):
         with rundir.record(out, rundir.LOG):
             shutil.rmtree(out)
+
+
+def test_a_log_that_cannot_be_opened_costs_the_log_alone(tmp_path):
+    (tmp_path / rundir.LOG).mkdir()
+    with rundir.record(tmp_path, rundir.LOG) as record:
+        rundir.log.info("said")
+        record.values["status"] = "finished"
+    assert json.loads((tmp_path / rundir.METRICS).read_text())["status"] == "finished"
+
+
+def test_seconds_of_what_is_under_way_and_of_the_processes_before(tmp_path):
+    rundir.write_json(tmp_path / rundir.METRICS, {"seconds": {"fit": 100.0, "total": 300.0}})
+    record = rundir.Record(tmp_path)
+    with record.phase("fit"):
+        time.sleep(0.05)
+        record.write()
+        written = json.loads((tmp_path / rundir.METRICS).read_text())["seconds"]
+        assert 100.05 < written["fit"] < 110 and 300.05 < written["total"] < 310
+    record.write()
+    again = json.loads((tmp_path / rundir.METRICS).read_text())["seconds"]
+    assert written["fit"] < again["fit"] < 110
 
 
 def test_provenance():

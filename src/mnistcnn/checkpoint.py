@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from mnistcnn import models, rundir
-from mnistcnn.errors import UsageError
+from mnistcnn.errors import DamagedError, UsageError
 from mnistcnn.files import write_bytes
 
 FORMAT = 2
@@ -150,7 +150,7 @@ def _seal(content: io.BytesIO) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """The content of a file whose seal is whole. Raises UsageError."""
+    """The content of a file whose seal is whole. Raises UsageError, as :func:`load` does."""
     try:
         if path.exists() and not path.is_file():  # a directory, a pipe, a device
             raise UsageError(f"{path} is not a file")
@@ -159,7 +159,7 @@ def _read(path: Path) -> bytes:
             file.seek(max(0, size - SEAL_LENGTH))
             seal = SEAL_PATTERN.fullmatch(file.read())
             if seal is None:
-                raise UsageError(
+                raise DamagedError(
                     f"{path} is not a checkpoint of mnistcnn, or has lost its end: "
                     f"name a {rundir.BEST} or {rundir.LAST} that a run wrote"
                 )
@@ -172,10 +172,11 @@ def _read(path: Path) -> bytes:
             file.seek(0)
             content = file.read()
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        kind = DamagedError if isinstance(error, FileNotFoundError) else UsageError
+        raise kind(f"{path} cannot be read: {error.strerror or error}") from error
     digest = hashlib.sha256(memoryview(content)[: -SEAL_LENGTH - COMMENT_LENGTH]).hexdigest()
     if digest.encode() != seal[2]:
-        raise UsageError(
+        raise DamagedError(
             f"{path} is damaged: it does not hold what was saved. Use another checkpoint of "
             "the run, or train it again"
         )
@@ -185,8 +186,8 @@ def _read(path: Path) -> bytes:
 def load(path: Path) -> Checkpoint:
     """Rebuild a network from its checkpoint alone.
 
-    Raises UsageError where the file cannot be read, is no checkpoint of this program's, or is
-    damaged.
+    Raises UsageError where the file cannot be read or is of another version, and DamagedError
+    where it is damaged, gone or no checkpoint of this program's.
     """
     content = _read(path)
     try:
@@ -200,7 +201,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(network.eval(), config, epoch, step, state["training"])
     except Exception as error:  # torch raises a dozen different types on a foreign file
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UsageError(
+        raise DamagedError(
             f"{path} has the seal of a checkpoint of mnistcnn and is none ({reason})"
         ) from error
 

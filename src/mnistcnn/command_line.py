@@ -58,9 +58,21 @@ def _run_name(*, _root_: DictConfig) -> str:
     return f"{varies}-{fingerprint(settings)[:HASH_LENGTH]}"
 
 
-def _run_dir(resume: str | None, new: str) -> str:
+def _run_dir(resume: Any, new: str) -> str:
     """The directory of a run: that of the run to go on with, or a new one."""
-    return new if resume is None else os.path.expanduser(resume)
+    return new if resume is None else os.path.expanduser(str(resume))
+
+
+def _resumed(composed: DictConfig) -> Path | None:
+    """The directory of the run to go on with. Raises UsageError for what names none."""
+    value = composed.get("resume")
+    if value is None:
+        return None
+    if not isinstance(value, str):  # as Hydra reads a number, true or a list
+        raise UsageError(f"resume={value} is no name: quote it, as in resume=\"'{value}'\"")
+    if not value or "${" in value:
+        raise UsageError(f"resume={value}: name the directory of a run, and one without ${{")
+    return Path(_run_dir(value, ""))
 
 
 OmegaConf.register_new_resolver("slug", rundir.slug, replace=True)
@@ -85,9 +97,10 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             _settings(config, kwargs["config_name"], config.hydra.overrides.task)
-            if config.get("resume") is None:
+            resumed = _resumed(config)
+            if resumed is None:
                 rundir.create(Path(config.hydra.run.dir), "hydra.run.dir")
-            elif config.hydra.run.dir != _run_dir(config.resume, ""):
+            elif Path(config.hydra.run.dir) != resumed:
                 raise UsageError("resume goes on in its own directory: leave hydra.run.dir out")
         except Exception as error:
             raise _Refused(error) from error
@@ -101,7 +114,7 @@ class CheckFirst(Callback):
 
 def _plan(config: DictConfig, config_name: str) -> Multirun:
     """Check all jobs of a multirun, as far as they are known before it starts."""
-    if config.get("resume") is not None:
+    if _resumed(config) is not None:
         raise UsageError(
             "resume goes on with one run, without -m: to go on with a sweep, type its command with "
             "the same hydra.sweep.dir"
@@ -146,12 +159,12 @@ def _name_by_what_varies(config: DictConfig, overrides: list[Override]) -> None:
 
 def _settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
     """What a composed configuration asks for, checked. ``overrides`` are what was typed."""
-    directory = composed.get("resume")
-    if directory is None:
+    resumed = _resumed(composed)
+    if resumed is None:
         settings = to_settings(SETTINGS[config_name], composed)
     else:
         typed = _typed(composed, config_name, overrides)
-        settings = resume.settings(Path(_run_dir(directory, "")), typed)
+        settings = resume.settings(resumed, typed)
     device.resolve(settings.device)  # whether there is such a device here
     return settings
 
@@ -192,13 +205,14 @@ class _Command:
                 console.take_hold()
                 number = hydra_config.job.num
                 return self.multirun.job(self.tell, self.task, settings, out, number)
-            go_on = {"go_on": True} if composed.get("resume") else {}
+            go_on = {} if _resumed(composed) is None else {"go_on": True}
             resolve_name(self.task)(settings, out, **go_on)
         except KeyboardInterrupt as stop:
             if self.multirun is not None:
                 raise
-            self.exit_code = signals.exit_code(stop)
-            print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+            self.exit_code = _tell_of(stop)
             self._tell_how_to_go_on(out)
         except Exception as error:
             with contextlib.suppress(OSError):
@@ -216,9 +230,11 @@ class _Command:
 
 def _in_overrides(text: str) -> str:
     """A value as Hydra's grammar of overrides reads it back."""
-    if re.fullmatch(r"[\w/.+~@%-]+", text, re.ASCII):
+    if re.fullmatch(r"[\w/.+@%-]+", text, re.ASCII):
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # a backslash is one of two only before a quote
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), text)
+    return f"'{quoted}'"
 
 
 _COMMAND: ContextVar[_Command] = ContextVar("command")  # that of this process
@@ -238,25 +254,37 @@ def run_app(config_name: str, task: str) -> None:
     command = _Command(config_name, task, tell)
     _COMMAND.set(command)
     try:
-        override_errors.refuse(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(command)()
-    except _Refused as refused:
-        tell(refused.error)
-        command.exit_code = USAGE
-    except KeyboardInterrupt as stop:
-        print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
-        command.exit_code = signals.exit_code(stop)
-    except Exception as error:  # not a job's: of what was typed, or of a launcher that gave up
-        tell(error)
-        command.exit_code = USAGE if command.multirun is None else 1
-    if command.multirun is not None:
-        _conclude(command, command.multirun)
-    try:
+        _run(command)
+        if command.multirun is not None:
+            _conclude(command, command.multirun)
         sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        command.exit_code = _tell_of(stop)
     except OSError:  # nobody reads any more: say nothing about it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if command.exit_code:
         sys.exit(command.exit_code)
+
+
+def _run(command: _Command) -> None:
+    """Let Hydra compose and call; whatever comes of it is told, and in the exit code."""
+    try:
+        override_errors.refuse(sys.argv[1:])
+        main = hydra.main(version_base="1.3", config_path=CONF, config_name=command.config_name)
+        main(command)()
+    except _Refused as refused:
+        command.tell(refused.error)
+        command.exit_code = USAGE
+    except KeyboardInterrupt as stop:
+        command.exit_code = _tell_of(stop)
+    except Exception as error:  # not a job's: of what was typed, or of a launcher that gave up
+        command.tell(error)
+        command.exit_code = USAGE if command.multirun is None else 1
+
+
+def _tell_of(stop: KeyboardInterrupt) -> int:
+    print(f"mnistcnn: {str(stop) or 'interrupted'}", file=sys.stderr)
+    return signals.exit_code(stop)
 
 
 def _conclude(command: _Command, multirun: Multirun) -> None:

@@ -33,7 +33,8 @@ class Running:
     """An epoch as the report measures it: in training mode, averaged while the weights move.
 
     ``epoch`` counts from 1. The sums are over the samples of ``batches`` batches so far, each
-    scored before its step; losses in nats. ``seconds`` are those spent before a pause.
+    scored before its step; losses in nats. ``seconds`` are those spent before a pause, and
+    ``trained_seconds`` those that the batches took, once all were there.
     """
 
     epoch: int
@@ -44,6 +45,7 @@ class Running:
     first_lr: float = math.nan  # of the first step, and of the last
     last_lr: float = math.nan
     seconds: float = 0.0
+    trained_seconds: float | None = None
     _pending: list[tuple[Tensor, Tensor, int, float]] = field(default_factory=list, init=False)
 
     def numbers(self) -> dict[str, float]:

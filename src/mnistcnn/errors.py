@@ -20,6 +20,10 @@ class UsageError(PlainError):
     exit_code = 2
 
 
+class DamagedError(UsageError):
+    """A file is not what was written, or is gone: nothing can be made of it any more."""
+
+
 class SettingError(UsageError):
     """The value of a setting is not allowed.
 

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from mnistcnn.errors import WriteError
 
+UNFINISHED = ".unfinished"  # how the names end of files that are not whole yet
+
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file beside ``path``, and give it that name once it is on the disk.
@@ -16,13 +18,14 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Whatever was there stays until then, and stays if anything goes wrong. Raises WriteError.
     """
     with _telling(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        descriptor, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 _to_disk(file)
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
             os.replace(temporary, path)
+            _directory_to_disk(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -41,12 +44,9 @@ def remove_leftovers(path: Path) -> None:
 
     For who knows that no other process is writing it.
     """
-    for leftover in path.parent.glob(f"{_prefix(path)}*"):
-        leftover.unlink(missing_ok=True)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}."
+    for leftover in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 @contextlib.contextmanager
@@ -60,6 +60,16 @@ def _telling(path: Path) -> Iterator[None]:
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _directory_to_disk(path: Path) -> None:
+    """The new name, too. Where directories cannot be opened, the system sees to it."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:

@@ -221,7 +221,8 @@ def _epoch(training: _Training, progress: "_Progress", asked: Callable[[], int |
         training.network, until_asked(batches), optim.LOSSES[settings.loss], training.optimizer,
         training.schedule, training.precision, running, on_batch,
     )  # fmt: skip
-    trained = time.perf_counter()
+    if running.trained_seconds is None:
+        running.trained_seconds = time.perf_counter() - start
     scores = _evaluate(training.network, digits, training.precision, until_asked)
     for value in (scores["train_loss"], scores["val_loss"]):
         if not math.isfinite(value):  # the last step broke it
@@ -234,7 +235,7 @@ def _epoch(training: _Training, progress: "_Progress", asked: Callable[[], int |
         "train_accuracy_running": running.accuracy,
         **scores,
         "seconds": time.perf_counter() - start,
-        "samples_per_second": running.samples / (trained - start),
+        "samples_per_second": running.samples / running.trained_seconds,
     }
 
 

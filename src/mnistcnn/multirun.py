@@ -12,7 +12,7 @@ from typing import Any
 
 from mnistcnn import apart, console, resume, rundir, sweep
 from mnistcnn.config import TrainSettings, fingerprint, to_yaml
-from mnistcnn.errors import PlainError
+from mnistcnn.errors import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,10 @@ def _do(
 
 
 def _todo(settings: Any, out: Path, known: dict) -> dict[str, bool] | None:
-    """How to call a task, after a look at what is in ``out`` by now; None where all is done."""
+    """How to call a task, after a look at what is in ``out`` by now; None where all is done.
+
+    Raises what :func:`resume.prepare` does, unless what it needs is damaged: then it begins anew.
+    """
     run = sweep.read(out)
     if run is None or not known:
         return {}
@@ -144,7 +147,7 @@ def _todo(settings: Any, out: Path, known: dict) -> dict[str, bool] | None:
         try:
             resume.prepare(out, settings)
             return {"go_on": True}
-        except PlainError as error:
+        except DamagedError as error:
             log.warning("%s\nIt begins anew: %s", error, out.name)
     rundir.clear(out)
     return {}

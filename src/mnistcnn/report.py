@@ -20,6 +20,7 @@ from mnistcnn import (
     plots,
     rundir,
     seeding,
+    signals,
 )
 from mnistcnn.augment import AugmentSettings
 from mnistcnn.config import TrainSettings
@@ -100,6 +101,7 @@ def write(
             except Exception as error:  # the numbers and the other pictures are worth keeping
                 log.debug("%s was not written", name, exc_info=True)
                 missing.append(f"{name} ({type(error).__name__}: {error})")
+        signals.check()
     if missing:
         raise WriteError(f"the numbers are whole, but not written: {', '.join(missing)}")
     record.values["peak_memory_bytes"] = _peak_memory_bytes(network.mean.device)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from mnistcnn import checkpoint, metrics, rundir
 from mnistcnn.checkpoint import Checkpoint
 from mnistcnn.config import ELSEWHERE, TrainSettings, flat, from_yaml, plain, to_settings, to_yaml
-from mnistcnn.errors import SettingError, UsageError
+from mnistcnn.errors import DamagedError, SettingError, UsageError
 from mnistcnn.fit import Start
 from mnistcnn.rundir import write_text
 
@@ -74,12 +74,18 @@ def _epochs_may_change(run: TrainSettings) -> bool:
 def prepare(out: Path, settings: TrainSettings) -> Start | None:
     """Make ``out`` what it was when ``last.pt`` was written; None where nothing was trained yet.
 
-    Raises UsageError, before anything was changed, where a file that is needed is damaged, gone or
-    of another run.
+    Raises UsageError, before anything was changed, where a file that is needed is of another run,
+    and DamagedError where it is damaged or gone.
     """
     if not (out / rundir.LAST).exists():
-        if rundir.read_history(out):
-            raise UsageError(f"{out} cannot go on: {rundir.LAST} is gone. Train it anew elsewhere")
+        later = [n for n in (rundir.HISTORY, *rundir.RESULTS) if (out / n).exists()]
+        if (out / rundir.EVALUATE_LOG).exists():
+            raise UsageError(f"{out} is an evaluation, with which no training can go on")
+        if later:
+            raise DamagedError(
+                f"{out} cannot go on: {rundir.LAST} is gone, and {later[0]} is there. "
+                "Train it anew elsewhere"
+            )
         return None
     last = checkpoint.load(out / rundir.LAST)
     _check_same_run(out, last, settings)
@@ -87,13 +93,13 @@ def prepare(out: Path, settings: TrainSettings) -> Start | None:
     best = _best(out, last, history)
 
     config = to_yaml(settings)
-    rundir.clear_results(out)
     rundir.write_history(out, history)
     write_text(out / rundir.CONFIG, config)
     if best is not None and (best is last or best.config != config):
         checkpoint.save(
             out / rundir.BEST, best.network, settings.model, config, best.epoch, best.step
         )
+    rundir.clear_results(out)  # last: until here the disk may turn out to be full
     return Start(last, history)
 
 
@@ -121,5 +127,5 @@ def _best(out: Path, last: Checkpoint, history: list[dict]) -> Checkpoint | None
         return last  # it may have been killed before it wrote best.pt
     best = checkpoint.load(out / rundir.BEST)
     if best.epoch != best_epoch:
-        raise UsageError(f"{out / rundir.BEST} is of epoch {best.epoch}, not of {best_epoch}")
+        raise DamagedError(f"{out / rundir.BEST} is of epoch {best.epoch}, not of {best_epoch}")
     return best

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mnistcnn.errors import PlainError, UsageError, WriteError
+from mnistcnn.errors import DamagedError, PlainError, UsageError, WriteError
 from mnistcnn.files import append_bytes, remove_leftovers, write_bytes
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,18 @@ def create(path: Path, key: str) -> Path:
         raise UsageError(
             f"{key}={path} cannot be written ({error.strerror or error}): name another directory"
         ) from error
+    refuse_taken(path, key)
+    return path
+
+
+def refuse_taken(path: Path, key: str) -> None:
+    """Raise UsageError where ``path`` holds a run already; ``key`` is the setting that named it."""
     taken = [name for name in (METRICS, HISTORY) if (path / name).exists()]
     if taken:
         raise UsageError(
             f"{key}={path} already holds a run ({taken[0]}): name another directory, "
             "or delete this one"
         )
-    return path
 
 
 @contextlib.contextmanager
@@ -192,7 +197,7 @@ def history_sha256(history: Iterable[dict]) -> str:
 def verified_history(path: Path, epochs: int, sha256: str) -> list[dict]:
     """The first ``epochs`` rows of ``history.jsonl``, which have that :func:`history_sha256`.
 
-    Raises UsageError where they have not: a row was lost or changed.
+    Raises DamagedError where they have not: a row was lost or changed.
     """
     file = path / HISTORY
     try:
@@ -202,7 +207,7 @@ def verified_history(path: Path, epochs: int, sha256: str) -> list[dict]:
     except (ValueError, TypeError):  # not JSON, or not rows
         intact = False
     if not intact:
-        raise UsageError(
+        raise DamagedError(
             f"{file} is damaged: it does not begin with the {epochs} epochs that {LAST} knows. "
             "Train it anew elsewhere"
         )
@@ -213,10 +218,18 @@ def _whole_lines(file: Path) -> list[bytes]:
     return [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk, or a directory in its place, costs the log alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # of opening it
+            super().emit(record)
+
+
 @contextlib.contextmanager
 def log_to(file: Path) -> Iterator[None]:
     """Write what mnistcnn logs to ``file`` as well, for as long as the context lasts."""
-    handler = logging.FileHandler(file, delay=True)  # a full disk costs the log alone
+    handler = _LogFile(file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("mnistcnn")
     level = logger.level
@@ -279,17 +292,23 @@ class Record:
         self.values: dict = {"status": "interrupted"}
         self.seconds = _seconds(out / METRICS)  # of the processes before, where the run goes on
         self.start = time.perf_counter() - self.seconds.pop("total", 0.0)
+        self.under_way: dict[str, float] = {}  # phases, and when they began
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        self.under_way[name] = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self._spent(name)
+            del self.under_way[name]
+
+    def _spent(self, name: str) -> float:
+        return self.seconds.get(name, 0.0) + time.perf_counter() - self.under_way[name]
 
     def write(self) -> None:
-        seconds = self.seconds | {"total": time.perf_counter() - self.start}
+        seconds = self.seconds | {name: self._spent(name) for name in self.under_way}
+        seconds["total"] = time.perf_counter() - self.start
         write_json(self.out / METRICS, self.values | {"seconds": seconds})
 
 
@@ -323,9 +342,9 @@ def record(out: Path, log_name: str, known: dict | None = None) -> Iterator[Reco
             yield kept
         except BaseException as error:
             kept.values |= _end(error)
-            log.debug("%s", kept.values["error"], exc_info=kept.values["status"] == "failed")
             with contextlib.suppress(WriteError):  # the first error is the one to tell
                 kept.write()
+            log.debug("%s", kept.values["error"], exc_info=kept.values["status"] == "failed")
             raise
         kept.write()
         log.info("%.1f s; everything is in %s", time.perf_counter() - kept.start, out)

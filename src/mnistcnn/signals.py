@@ -40,10 +40,11 @@ class _Listener:
         self.deferring = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is None:
+        first = self.asked is None
+        if first:
             self.asked = number
-            if not self.deferring:
-                raise Stopped(number)
+        if not self.deferring and (first or number != signal.SIGINT):
+            raise Stopped(self.asked)
 
 
 _listener = _Listener()  # that of this process
@@ -88,7 +89,7 @@ def exit_at_once() -> None:
 
 
 def listen() -> None:
-    """Raise Stopped from the next signal on; end at once where a second Ctrl-C follows.
+    """Raise Stopped at the next signal, unless it is :func:`deferred`; end at a second Ctrl-C.
 
     For the main thread alone: no other can be interrupted.
     """
@@ -100,6 +101,12 @@ def listen() -> None:
     _impatience.interrupts = 0
     signal.set_wakeup_fd(_impatience.writer)
     _handle(_listener)
+
+
+def check() -> None:
+    """Raise Stopped if a signal was raised where Python lets nothing out, as in a destructor."""
+    if _listener.asked is not None:
+        raise Stopped(_listener.asked)
 
 
 @contextlib.contextmanager
@@ -114,5 +121,4 @@ def deferred() -> Iterator[Callable[[], int | None]]:
         yield lambda: listener.asked
     finally:
         listener.deferring = False
-    if listener.asked is not None:
-        raise Stopped(listener.asked)
+    check()

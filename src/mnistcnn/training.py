@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from mnistcnn import checkpoint, data, device, report, resume, rundir, sweep
+from mnistcnn import checkpoint, data, device, report, resume, rundir, signals, sweep
 from mnistcnn.config import TrainSettings, fingerprint, to_yaml
 from mnistcnn.fit import Start, fit, fresh_network
 
@@ -22,6 +22,7 @@ def run(settings: TrainSettings, out: Path, go_on: bool = False) -> dict:
     with rundir.alone(out):
         rundir.clear_leftovers(out)
         if not go_on:
+            rundir.refuse_taken(out, "hydra.run.dir")  # another process may have been faster
             rundir.write_text(out / rundir.CONFIG, to_yaml(settings))
             return _run(settings, out, None)
         there = sweep.read(out)
@@ -56,5 +57,6 @@ def _run(settings: TrainSettings, out: Path, start: Start | None) -> dict:
         network.load_state_dict(selected.network.state_dict())
 
         report.write(network, digits, settings, done.history, record)
+        signals.check()
         record.values["status"] = done.status
     return record.values
