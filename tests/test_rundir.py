@@ -109,6 +109,16 @@ def test_seconds_of_what_is_under_way_and_of_the_processes_before(tmp_path):
     assert written["fit"] < again["fit"] < 110
 
 
+def test_a_run_that_goes_on_with_other_code_says_so(tmp_path):
+    versions = rundir.versions() | {"torch": "2.0"}
+    rundir.write_json(tmp_path / rundir.METRICS, {"versions": versions, "git_commit": "abc"})
+    for _ in range(2):  # the second time it is the code that the run began with
+        with rundir.record(tmp_path, rundir.LOG):
+            pass
+    log = (tmp_path / rundir.LOG).read_text()
+    assert log.count("began with other code than it goes on with: torch 2.0, commit abc") == 1
+
+
 def test_provenance():
     assert {"python", "torch", "mnistcnn"} <= rundir.versions().keys()
     commit = rundir.git_commit()

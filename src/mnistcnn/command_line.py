@@ -244,7 +244,7 @@ def run_app(config_name: str, task: str) -> None:
     """Compose ``conf/<config_name>.yaml`` with the overrides of the command line and run ``task``.
 
     ``task`` names a function that takes the settings and the run's directory, as
-    ``mnistcnn.train:run``. Returns where all went well; else says what did not and exits with a
+    ``mnistcnn.training:run``. Returns where all went well; else says what did not and exits with a
     code.
     """
     tell = partial(_tell, with_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")

@@ -43,7 +43,7 @@ class Multirun:
         """Do the job ``number`` (from 0) in ``out``, or see that it was done in some directory.
 
         ``task`` names the function to call with ``settings`` and a directory, as
-        ``mnistcnn.train:run``. Returns the validation error, which a sweeper may minimise; None
+        ``mnistcnn.training:run``. Returns the validation error, which a sweeper may minimise; None
         where the run failed, which is a failed trial to it.
         """
         known = _identity(settings)

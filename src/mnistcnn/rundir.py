@@ -134,9 +134,7 @@ def note_failure(path: Path, reason: str, known: dict) -> None:
     ``known`` is said beside it. A run that has said how it ended is left alone.
     """
     file = path / METRICS
-    values = {"status": "interrupted"}
-    with contextlib.suppress(OSError, ValueError):  # not there, or cut off
-        values = json.loads(file.read_text())
+    values = {"status": "interrupted"} | _metrics(file)
     if values["status"] == "interrupted" and "error" not in values:
         write_json(file, known | values | {"status": "failed", "error": reason})
 
@@ -290,7 +288,8 @@ class Record:
         self.out = out
         # written at once: what a process that is killed leaves behind is an interrupted run
         self.values: dict = {"status": "interrupted"}
-        self.seconds = _seconds(out / METRICS)  # of the processes before, where the run goes on
+        self.before = _metrics(out / METRICS)  # of the processes before, where the run goes on
+        self.seconds: dict[str, float] = _dict(self.before, "seconds")
         self.start = time.perf_counter() - self.seconds.pop("total", 0.0)
         self.under_way: dict[str, float] = {}  # phases, and when they began
 
@@ -318,13 +317,28 @@ def _end(error: BaseException) -> dict[str, str]:
     return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
-def _seconds(file: Path) -> dict[str, float]:
-    """What ``metrics.json`` says of them; nothing where it does not."""
+def _metrics(file: Path) -> dict:
+    """What ``metrics.json`` holds; nothing where there is none, or none that can be read."""
     try:
-        seconds = json.loads(file.read_text())["seconds"]
-        return {str(phase): float(value) for phase, value in seconds.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not there, or not ours
+        values = json.loads(file.read_text())
+        return values if isinstance(values, dict) else {}
+    except (OSError, ValueError):
         return {}
+
+
+def _dict(values: dict, key: str) -> dict:
+    value = values.get(key)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _warn_of_other_code(before: dict, now: dict) -> None:
+    """Say that a run goes on with other code than it began with, which may give other bytes."""
+    versions = _dict(before, "versions")
+    other = [f"{n} {versions[n]}" for n in versions if versions[n] != now["versions"].get(n)]
+    if before.get("git_commit") not in (None, now["git_commit"]):
+        other.append(f"commit {before['git_commit']}")
+    if other:
+        log.warning("this run began with other code than it goes on with: %s", ", ".join(other))
 
 
 @contextlib.contextmanager
@@ -338,6 +352,7 @@ def record(out: Path, log_name: str, known: dict | None = None) -> Iterator[Reco
     kept.values |= {**(known or {}), "versions": versions(), "git_commit": git_commit()}
     kept.write()
     with log_to(out / log_name):
+        _warn_of_other_code(kept.before, kept.values)
         try:
             yield kept
         except BaseException as error:

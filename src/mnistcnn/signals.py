@@ -95,11 +95,12 @@ def listen() -> None:
     """
     global _listener, _impatience
     _listener = _Listener()
-    if _impatience is None:
-        _impatience = _Impatience()
-        _impatience.start()
-    _impatience.interrupts = 0
-    signal.set_wakeup_fd(_impatience.writer)
+    if os.name == "posix":  # elsewhere it would take a socket
+        if _impatience is None:
+            _impatience = _Impatience()
+            _impatience.start()
+        _impatience.interrupts = 0
+        signal.set_wakeup_fd(_impatience.writer)
     _handle(_listener)
 
 
