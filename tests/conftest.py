@@ -75,6 +75,7 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
         except SystemExit as stop:
             code = stop.code or 0
         finally:
+            signal.set_wakeup_fd(-1)  # what the command listens with, too
             for number, handler in before.items():
                 signal.signal(number, handler)
         out, err = capsys.readouterr()

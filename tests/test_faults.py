@@ -472,6 +472,7 @@ def test_a_signal_that_python_swallowed_is_heard_all_the_same(tmp_path, monkeypa
             training.run(settings(*SMALL), tmp_path)
     finally:
         signals.listen()  # nothing was asked
+        signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
     assert status(tmp_path) == "interrupted" and not (tmp_path / rundir.TSNE).exists()
