@@ -203,7 +203,7 @@ def make_a_directory(path: Path) -> None:
         (rundir.HISTORY, edit, "does not begin with the 4 epochs that last.pt knows"),
         (rundir.HISTORY, Path.unlink, "does not begin with the 4 epochs that last.pt knows"),
         (rundir.CONFIG, Path.unlink, "config.yaml: No such file"),
-        (rundir.CONFIG, cut, "config.yaml is no configuration that this version can read"),
+        (rundir.CONFIG, cut, "config.yaml holds no configuration that this version can read"),
     ],
 )
 def test_damaged_runs_are_refused_and_left_as_they_are(interrupted, command, name, damage, said):

@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mnistcnn import augment, data, embedding, models, optim
-from mnistcnn.errors import SettingError
+from mnistcnn.errors import SettingError, UsageError
 from mnistcnn.settings import check, choice, number
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -145,3 +146,14 @@ def plain(text: str) -> dict[str, Any]:
 def from_yaml(text: str) -> TrainSettings:
     """The settings that :func:`to_yaml` wrote."""
     return to_settings(TrainSettings, OmegaConf.create(text))
+
+
+def read_yaml(text: str, source: Path) -> TrainSettings:
+    """The same, where ``text`` may be anything: raises UsageError, which names ``source``."""
+    try:
+        return from_yaml(text)
+    except Exception as error:  # not YAML, not ours, or of another version
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{source} holds no configuration that this version can read ({reason})"
+        ) from error

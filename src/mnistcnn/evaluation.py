@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mnistcnn import checkpoint, data, device, report, rundir
-from mnistcnn.config import EvaluateSettings, TrainSettings, from_yaml, to_yaml
+from mnistcnn.config import EvaluateSettings, TrainSettings, read_yaml, to_yaml
 from mnistcnn.errors import PlainError, UsageError
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def run(settings: EvaluateSettings, out: Path) -> dict:
     """
     path = _checkpoint_file(Path(os.path.expanduser(settings.ckpt)))
     loaded = checkpoint.load(path)
-    trained = _as_trained(_read_config(loaded.config, path), settings)
+    trained = _as_trained(read_yaml(loaded.config, path), settings)
 
     out = rundir.create(out, "hydra.run.dir")
     with rundir.alone(out), rundir.record(out, rundir.EVALUATE_LOG) as record:
@@ -45,17 +45,7 @@ def _checkpoint_file(path: Path) -> Path:
     config = path / rundir.CONFIG
     if not config.is_file():
         raise UsageError(f"ckpt={path} is not the directory of a run: it has no {rundir.CONFIG}")
-    return path / checkpoint.SELECTED[_read_config(config.read_text(), config).select]
-
-
-def _read_config(text: str, source: Path) -> TrainSettings:
-    try:
-        return from_yaml(text)
-    except Exception as error:  # not YAML, not ours, or of another version
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"ckpt: {source} holds no configuration that this version can read ({reason})"
-        ) from error
+    return path / checkpoint.SELECTED[read_yaml(config.read_text(), config).select]
 
 
 def _as_trained(trained: TrainSettings, settings: EvaluateSettings) -> TrainSettings:

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from mnistcnn import checkpoint, metrics, rundir
 from mnistcnn.checkpoint import Checkpoint
-from mnistcnn.config import ELSEWHERE, TrainSettings, flat, from_yaml, plain, to_settings, to_yaml
+from mnistcnn.config import ELSEWHERE, TrainSettings, flat, plain, read_yaml, to_settings, to_yaml
 from mnistcnn.errors import DamagedError, SettingError, UsageError
 from mnistcnn.fit import Start
 from mnistcnn.rundir import write_text
@@ -19,24 +19,13 @@ def settings(directory: Path, typed: dict[str, Any]) -> TrainSettings:
     Raises UsageError where there is no run, or where it would become another one.
     """
     text = _config(directory)
+    run = read_yaml(text, directory / rundir.CONFIG)
     before = plain(text)
-    _refuse(directory, flat(before), typed, read(directory))
+    _refuse(directory, flat(before), typed, run)
     changed = OmegaConf.create(before)
     for key, value in typed.items():
         OmegaConf.update(changed, key, value, force_add=True)
     return to_settings(TrainSettings, changed)
-
-
-def read(directory: Path) -> TrainSettings:
-    """The settings of the run in ``directory``. Raises UsageError."""
-    text = _config(directory)
-    try:
-        return from_yaml(text)
-    except Exception as error:  # not YAML, not ours, or of another version
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"{directory / rundir.CONFIG} is no configuration that this version can read ({reason})"
-        ) from error
 
 
 def _config(directory: Path) -> str:
@@ -108,7 +97,7 @@ def _check_same_run(out: Path, last: Checkpoint, settings: TrainSettings) -> Non
     if last.training is None:
         raise UsageError(f"{file} holds weights alone, with which no training can go on")
     try:
-        trained = from_yaml(last.config)
+        trained = read_yaml(last.config, file)
         _refuse(file, flat(plain(last.config)), flat(plain(to_yaml(settings))), trained)
     except UsageError as error:
         raise UsageError(f"{error}. Is {file} of another run than {rundir.CONFIG}?") from error
