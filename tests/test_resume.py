@@ -159,11 +159,13 @@ def test_a_run_that_stopped_early_would_have_stopped_however_many_epochs_it_had(
 
 
 def test_an_interrupted_run_is_told_to_the_end(interrupted, finished_run, command):
+    began = (interrupted / rundir.CONFIG).stat().st_mtime_ns
     code, out, _ = command(train.main, f"resume={interrupted}")
     assert code == 0 and "going on after epoch 4 of 4" in out
     assert metrics(interrupted)["test"] == metrics(finished_run)["test"]
     for name in (rundir.LAST, rundir.BEST, rundir.PREDICTIONS, rundir.TSNE, rundir.CURVES):
         assert (interrupted / name).read_bytes() == (finished_run / name).read_bytes()
+    assert (interrupted / rundir.CONFIG).stat().st_mtime_ns == began  # compare goes by it
 
 
 def test_half_a_last_line_of_history_is_cut_off(interrupted, finished_run):

@@ -10,7 +10,6 @@ from mnistcnn.checkpoint import Checkpoint
 from mnistcnn.config import ELSEWHERE, TrainSettings, flat, plain, read_yaml, to_settings, to_yaml
 from mnistcnn.errors import DamagedError, SettingError, UsageError
 from mnistcnn.fit import Start
-from mnistcnn.rundir import write_text
 
 
 def settings(directory: Path, typed: dict[str, Any]) -> TrainSettings:
@@ -83,7 +82,8 @@ def prepare(out: Path, settings: TrainSettings) -> Start | None:
 
     config = to_yaml(settings)
     rundir.write_history(out, history)
-    write_text(out / rundir.CONFIG, config)
+    if _config(out) != config:  # its time is when the run began
+        rundir.write_text(out / rundir.CONFIG, config)
     if best is not None and (best is last or best.config != config):
         checkpoint.save(
             out / rundir.BEST, best.network, settings.model, config, best.epoch, best.step
