@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "mnistcnn"
 FLOORS = {
     "errors": 0, "settings": 0, "seeding": 0, "files": 0, "signals": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
-    "rundir": 1, "device": 1, "statistics": 1, "apart": 1, "console": 1,
+    "rundir": 1, "device": 1, "compiled": 1, "statistics": 1, "apart": 1, "console": 1,
     "config": 2, "engine": 2, "checkpoint": 2,
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
     "resume": 4,

@@ -14,14 +14,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnistcnn import augment, data, embedding, models, optim
+from mnistcnn import augment, compiled, data, embedding, models, optim
 from mnistcnn.errors import SettingError, UsageError
 from mnistcnn.settings import check, choice, number
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 OF_THE_COMMAND = ("hydra", "resume")  # beside the settings of a run
-# Settings that make no other experiment of a run: where it computes, and how often it is saved.
-ELSEWHERE = ("device", "data.dir", "data.mirrors", "checkpoint.minutes")
+# Settings that make no other experiment of a run: where and how it computes, and how often it is
+# saved.
+ELSEWHERE = ("device", "compile", "data.dir", "data.mirrors", "checkpoint.minutes")
 
 
 @dataclass
@@ -54,6 +55,7 @@ class TrainSettings:
     batch_size: int = number(1, 1_000_000)
     device: str
     precision: str = choice(*PRECISIONS)
+    compile: str = choice("auto", *compiled.MODES)
     select: str = choice("best", "last")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -76,8 +76,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(self.pixels[index], self.labels[index])
+    def __getitem__(self, part: Tensor | slice) -> "Images":
+        return Images(self.pixels[part], self.labels[part])
+
+    def take(self, indices: Tensor) -> "Images":
+        """The images at ``indices`` (K,) int64: copied whole, where indexing goes by pixels."""
+        return Images(self.pixels.index_select(0, indices), self.labels.index_select(0, indices))
 
     def to(self, device: torch.device) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device))
@@ -141,7 +145,7 @@ def load(settings: MnistSettings | Mnist5kSettings, seed: int) -> Digits:
         "data %s: %d training, %d validation, %d test images",
         settings.name, len(train), len(validation), len(test),
     )  # fmt: skip
-    parts = pool[torch.from_numpy(train)], pool[torch.from_numpy(validation)], test
+    parts = pool.take(torch.from_numpy(train)), pool.take(torch.from_numpy(validation)), test
     return Digits(settings.name, settings.fraction, *parts, train)
 
 
@@ -161,7 +165,7 @@ def _split(
 
 def to_unit(pixels: Tensor) -> Tensor:
     """(N, 28, 28) uint8 to (N, 1, 28, 28) float32 in [0, 1]."""
-    return pixels.unsqueeze(1).float() / 255
+    return pixels.unsqueeze(1).float().div_(255)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:

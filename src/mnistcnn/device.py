@@ -1,5 +1,8 @@
 """Where a run computes, and in which number type."""
 
+import contextlib
+import ctypes
+
 import torch
 from torch import nn
 
@@ -34,13 +37,27 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def prepare(device: torch.device) -> None:
-    """Settings of this process that make runs on ``device`` repeatable and its numbers honest."""
+    """Settings of this process that make runs on ``device`` repeatable, honest and fast."""
+    keep_freed_memory()
     if device.type == "cuda":
         # the fastest algorithm of a first try may be another one in the next run
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, up to the largest that it ever held.
+
+    The C library gives large blocks back to the system, and gets them again, page by page, for the
+    next batch: a tenth of the time of a small network's training step. Only glibc's is told.
+    """
+    largest_block = 32 << 20  # bytes; it accepts no more
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, largest_block)  # M_MMAP_THRESHOLD: from this size on
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: free at the end of the heap
 
 
 def place(network: nn.Module, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -89,8 +90,10 @@ class Running:
         self.correct += int(torch.stack(correct).sum())
 
 
-def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+def _autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)
 
 
 def train_epoch(
@@ -102,21 +105,24 @@ def train_epoch(
     precision: torch.dtype,
     running: Running,
     on_batch: Callable[[int], None] = lambda samples: None,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Take one step per batch, and count it in ``running``.
 
     ``batches`` yields images (N, 1, 28, 28) float32 and labels (N,) int64 on the network's
     device; ``loss_of`` takes logits (N, 10) float32 and labels. ``on_batch`` is told each batch's
     number of samples after its step: there, and where ``batches`` is asked for the next, the epoch
-    may be left and later gone on with.
+    may be left and later gone on with. ``forward`` does what ``network`` does when called, another
+    way.
 
     Raises NonFiniteLoss; on a CPU before the step that would have followed.
     """
     network.train()
+    forward = network if forward is None else forward
     for images, labels in batches:
         lr = optimizer.param_groups[0]["lr"]
         with _autocast(images.device, precision):
-            logits = network(images)
+            logits = forward(images)
         loss = loss_of(logits.float(), labels)
         running.add(loss, (logits.detach().argmax(dim=1) == labels).sum(), len(labels), lr)
         optimizer.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ from mnistcnn import (
     signals,
 )
 from mnistcnn.checkpoint import Checkpoint
+from mnistcnn.compiled import Forward
 from mnistcnn.config import TrainSettings, to_yaml
 from mnistcnn.data import Digits, Images
 from mnistcnn.models import Classifier, CustomSettings, Vgg16Settings
@@ -137,6 +138,8 @@ class _Training:
             self.save()
         else:
             self._go_on_from(start)
+        left = settings.epochs * self.steps - self.steps_taken
+        self.forward = Forward(network, settings.compile, left, self.device)
 
     def _go_on_from(self, start: Start) -> None:
         state = start.checkpoint.training
@@ -172,7 +175,7 @@ class _Training:
         self.save()
         if metrics.best_epoch(self.history) == len(self.history):
             self._write(rundir.BEST)
-        self.record.values |= _summary(self.history, self.steps)
+        self.record.values |= _summary(self.history, self.steps) | {"compile": self.forward.chosen}
         self.record.write()
 
     @property
@@ -219,7 +222,7 @@ def _epoch(training: _Training, progress: "_Progress", asked: Callable[[], int |
     batches = training_batches(digits.train, settings, running.epoch, running.batches)
     engine.train_epoch(
         training.network, until_asked(batches), optim.LOSSES[settings.loss], training.optimizer,
-        training.schedule, training.precision, running, on_batch,
+        training.schedule, training.precision, running, on_batch, training.forward,
     )  # fmt: skip
     if running.trained_seconds is None:
         running.trained_seconds = time.perf_counter() - start
@@ -283,7 +286,7 @@ def _pass(train: Images, settings: TrainSettings, number: int, skipped: int = 0)
     generator = torch_generator(settings.seed, Stream.AUGMENT, number)
     draws = augment.draw(settings.aug, count, generator).to(here)
     for part in list(data.batch_slices(count, settings.batch_size))[skipped:]:
-        batch = train[order[part]]
+        batch = train.take(order[part])
         yield augment.apply(data.to_unit(batch.pixels), draws[part], settings.aug), batch.labels
 
 

@@ -45,11 +45,14 @@ def score(predictions: Predictions) -> dict[str, float]:
     """Mean cross-entropy in nats, and accuracy and error in [0, 1]."""
     rows = np.arange(len(predictions.labels))
     log_likelihood = predictions.log_probabilities[rows, predictions.labels]
-    return {
-        "loss": float(-log_likelihood.mean(dtype=np.float64)),
-        "accuracy": float(predictions.correct.mean()),
-        "error": float((~predictions.correct).mean()),
-    }
+    loss = float(-log_likelihood.mean(dtype=np.float64))
+    return score_of(loss, float(predictions.correct.mean()), len(rows))
+
+
+def score_of(loss: float, accuracy: float, count: int) -> dict[str, float]:
+    """What :func:`score` gives for ``count`` images, where loss and accuracy are known already."""
+    correct = round(accuracy * count)
+    return {"loss": loss, "accuracy": correct / count, "error": (count - correct) / count}
 
 
 def detailed_score(predictions: Predictions) -> dict:

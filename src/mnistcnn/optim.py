@@ -77,7 +77,9 @@ OptimizerSettings = AdadeltaSettings | AdamSettings | SgdSettings | RmspropSetti
 def optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> Optimizer:
     arguments = asdict(settings)
     _, optimizer_class = OPTIMIZERS[arguments.pop("name")]
-    return optimizer_class(parameters, **arguments)
+    # one kernel for the whole update where torch has it, else one for all tensors at a time
+    way = "fused" if optimizer_class in (Adam, AdamW, SGD) else "foreach"
+    return optimizer_class(parameters, **arguments, **{way: True})
 
 
 # Schedules: all of them take one step per batch --------------------------------------------------

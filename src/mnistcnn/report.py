@@ -24,7 +24,7 @@ from mnistcnn import (
 )
 from mnistcnn.augment import AugmentSettings
 from mnistcnn.config import TrainSettings
-from mnistcnn.data import Digits
+from mnistcnn.data import Digits, Images
 from mnistcnn.embedding import NeighbourSettings, TsneSettings
 from mnistcnn.errors import WriteError
 from mnistcnn.files import write_bytes
@@ -60,15 +60,17 @@ def write(
     settings: TrainSettings,
     history: list[dict],
     record: Record,
+    scored: dict | None = None,
 ) -> None:
     """Score ``network`` on all splits, and on the test set in every detail, into ``record.out``.
 
-    Numbers are written before pictures. Raises WriteError where a picture could not be made, after
-    all the others.
+    ``scored`` is the row of ``history`` where the training has scored these very weights; what is
+    in it is not computed again. Numbers are written before pictures. Raises WriteError where a
+    picture could not be made, after all the others.
     """
     out, seed = record.out, settings.seed
     with record.phase("test"):
-        scores, test = _score(network, digits, _precision(network, settings))
+        scores, test = _score(network, digits, _precision(network, settings), scored)
     record.values |= scores
     _write_predictions(out, test)
     record.write()
@@ -115,17 +117,20 @@ def _peak_memory_bytes(of: torch.device) -> int | None:
 
 
 def _score(
-    network: Classifier, digits: Digits, precision: torch.dtype
+    network: Classifier, digits: Digits, precision: torch.dtype, scored: dict | None
 ) -> tuple[dict[str, dict], Predictions]:
     """Train, validation and test scores, and what the network says of the test set."""
-    train = engine.infer(network, data.evaluation_batches(digits.train), precision)
-    validation = engine.infer(network, data.evaluation_batches(digits.validation), precision)
+
+    def score(part: Images, name: str) -> dict[str, float]:
+        if scored is not None:
+            loss, accuracy = scored[f"{name}_loss"], scored[f"{name}_accuracy"]
+            return metrics.score_of(loss, accuracy, len(part))
+        return metrics.score(engine.infer(network, data.evaluation_batches(part), precision))
+
+    train, validation = score(digits.train, "train"), score(digits.validation, "val")
     test = engine.infer(network, data.evaluation_batches(digits.test), precision, True)
-    return {
-        "train": metrics.score(train),
-        "validation": metrics.score(validation),
-        "test": metrics.detailed_score(test),
-    }, test
+    detailed = metrics.detailed_score(test)
+    return {"train": train, "validation": validation, "test": detailed}, test
 
 
 def _write_predictions(out: Path, test: Predictions) -> None:

@@ -56,7 +56,8 @@ def _run(settings: TrainSettings, out: Path, start: Start | None) -> dict:
         selected = checkpoint.load(out / checkpoint.SELECTED[settings.select])
         network.load_state_dict(selected.network.state_dict())
 
-        report.write(network, digits, settings, done.history, record)
+        scored = done.history[selected.epoch - 1]
+        report.write(network, digits, settings, done.history, record, scored)
         signals.check()
         record.values["status"] = done.status
     return record.values
