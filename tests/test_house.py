@@ -17,12 +17,13 @@ FLOORS = {
     "errors": 0, "settings": 0, "seeding": 0, "files": 0, "signals": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
     "rundir": 1, "device": 1, "compiled": 1, "statistics": 1, "apart": 1, "console": 1,
-    "config": 2, "engine": 2, "checkpoint": 2,
+    "baselines": 1, "measuring": 1,
+    "config": 2, "engine": 2, "checkpoint": 2, "stopwatch": 2,
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
     "resume": 4,
     "training": 5, "evaluation": 5, "comparison": 5, "multirun": 5,
-    "command_line": 6, "reproduction": 6,
-    "train": 7, "evaluate": 7, "compare": 7, "reproduce": 7,
+    "command_line": 6, "reproduction": 6, "benchmarks": 6,
+    "train": 7, "evaluate": 7, "compare": 7, "reproduce": 7, "benchmark": 7,
 }  # fmt: skip
 ON_ONE_FLOOR = {("settings", "errors"), ("files", "errors")}
 
@@ -50,12 +51,13 @@ def test_imports_run_downward(room):
         assert downward or (room, other) in ON_ONE_FLOOR, f"{room} imports {other}"
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "sklearn", "hydra"])
+@pytest.mark.parametrize("package", ["matplotlib", "sklearn", "hydra", "lightning"])
 def test_heavy_or_foreign_packages_stay_in_their_rooms(package):
     allowed = {
         "matplotlib": {"plots"},
         "sklearn": {"embedding", "metrics"},
-        "hydra": {"command_line", "override_errors"},
+        "hydra": {"command_line", "override_errors", "benchmarks"},
+        "lightning": {"baselines"},
     }
     users = {
         path.stem
