@@ -20,8 +20,9 @@ FLOORS = {
     "baselines": 1, "measuring": 1,
     "config": 2, "engine": 2, "checkpoint": 2, "stopwatch": 2,
     "fit": 3, "report": 3, "sweep": 3, "override_errors": 3,
-    "resume": 4,
+    "resume": 4, "bench": 4,
     "training": 5, "evaluation": 5, "comparison": 5, "multirun": 5,
+    "speed": 5, "durations": 5,
     "command_line": 6, "reproduction": 6, "benchmarks": 6,
     "train": 7, "evaluate": 7, "compare": 7, "reproduce": 7, "benchmark": 7,
 }  # fmt: skip
@@ -56,7 +57,7 @@ def test_heavy_or_foreign_packages_stay_in_their_rooms(package):
     allowed = {
         "matplotlib": {"plots"},
         "sklearn": {"embedding", "metrics"},
-        "hydra": {"command_line", "override_errors", "benchmarks"},
+        "hydra": {"command_line", "override_errors", "bench"},
         "lightning": {"baselines"},
     }
     users = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,16 @@ def seconds_to_printed_time(arguments: Sequence[str]) -> float:
     return float(printed[-1]) - start
 
 
+def epochs_seconds(history: list[dict]) -> float:
+    """Of these epochs, scoring included, as a run's own history has them."""
+    return math.fsum(row["seconds"] for row in history)
+
+
+def training_seconds(history: list[dict], samples: int) -> float:
+    """The same without scoring, of epochs over ``samples`` images each."""
+    return math.fsum(samples / row["samples_per_second"] for row in history)
+
+
 def _in(out: Path) -> str:
     return f"hydra.run.dir='{out}'"
 
@@ -73,8 +84,8 @@ def _timed(arguments: Sequence[str]) -> tuple[float, str]:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise PlainError(f"python {' '.join(arguments)} failed ({done.returncode}): {last}")
+        words = _last_words(done.stderr)
+        raise PlainError(f"python {' '.join(arguments)} failed ({done.returncode}): {words}")
     return seconds, done.stdout
 
 
@@ -87,8 +98,13 @@ def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen]:
             yield process
         except PlainError as error:
             output.seek(0)
-            last = (output.read().decode(errors="replace").strip().splitlines() or [""])[-1]
-            raise PlainError(f"{error}: {last}") from error
+            words = _last_words(output.read().decode(errors="replace"))
+            raise PlainError(f"{error}: {words}") from error
         finally:
             process.kill()
             process.wait()
+
+
+def _last_words(text: str) -> str:
+    """The last lines of an output, as one."""
+    return " ".join(text.split("\n")[-4:]).strip()
