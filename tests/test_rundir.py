@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -124,3 +126,12 @@ def test_provenance():
     commit = rundir.git_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
     assert rundir.peak_memory_bytes() > 10e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not hand it on")
+def test_peak_memory_is_not_that_of_who_started_this_process():
+    here = bytearray(300_000_000)
+    here[::4096] = b"x" * len(here[::4096])  # it is there once it is written to
+    ask = "from mnistcnn import rundir; print(rundir.peak_memory_bytes())"
+    asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert 10e6 < int(asked.stdout) < 200e6
