@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mnistcnn import baselines, bench, benchmark, benchmarks, fit, measuring, speed, stopwatch
+from mnistcnn import baselines, bench, benchmark, benchmarking, fit, measuring, speed, stopwatch
 from mnistcnn.bench import QUICK, Bench, Section
 from mnistcnn.errors import PlainError, UsageError
 
@@ -237,7 +237,7 @@ def test_a_quick_section_is_a_table_and_every_round(command, tmp_path):
         "--rounds", "2", "--out", "measured",
     )  # fmt: skip
     assert (code, err) == (0, "")
-    written = json.loads((tmp_path / "measured" / benchmarks.JSON).read_text())
+    written = json.loads((tmp_path / "measured" / benchmarking.JSON).read_text())
     assert (written["quick"], written["rounds"], written["data"]) == (True, 2, "mnist5k")
     machine = written["machine"]
     assert machine.keys() == {
@@ -257,7 +257,7 @@ def test_a_quick_section_is_a_table_and_every_round(command, tmp_path):
         ours / theirs
         for ours, theirs in zip(*(rates[side]["rounds"] for side in sides[::3]), strict=True)
     ]
-    text = (tmp_path / "measured" / benchmarks.MARKDOWN).read_text()
+    text = (tmp_path / "measured" / benchmarking.MARKDOWN).read_text()
     assert "## Augmentation alone\n\n|" in text and "| aug=prose " in text
     assert "A smoke test" in text and text[text.index("## ") :].strip() in out
 
@@ -276,10 +276,10 @@ def test_without_digits_each_section_says_so_and_the_next_follows(tmp_path, monk
     def nothing(*_):
         raise UsageError("there are\nno digits")
 
-    monkeypatch.setattr(benchmarks.data, "load", nothing)
-    benchmarks.run(tmp_path, "mnist5k", "cpu", [], quick=True, rounds=None)
-    text = (tmp_path / benchmarks.MARKDOWN).read_text()
-    assert text.count("| not measured: there are no digits |") == len(benchmarks.SECTIONS) == 6
+    monkeypatch.setattr(benchmarking.data, "load", nothing)
+    benchmarking.run(tmp_path, "mnist5k", "cpu", [], quick=True, rounds=None)
+    text = (tmp_path / benchmarking.MARKDOWN).read_text()
+    assert text.count("| not measured: there are no digits |") == len(benchmarking.SECTIONS) == 6
 
 
 def test_one_section_that_cannot_be_measured_takes_no_other_along(small, monkeypatch):
@@ -290,8 +290,8 @@ def test_one_section_that_cannot_be_measured_takes_no_other_along(small, monkeyp
         return Section(["x"], [["1"]])
 
     sections = {"one": ("One", fails), "two": ("Two", works)}
-    monkeypatch.setattr(benchmarks, "SECTIONS", sections)
-    one, two = (benchmarks._measured(name, small) for name in sections)
+    monkeypatch.setattr(benchmarking, "SECTIONS", sections)
+    one, two = (benchmarking._measured(name, small) for name in sections)
     assert one.rows == [["not measured: out of luck"]] and one.title == "One"
     assert two.rows == [["1"]] and two.markdown().startswith("## Two\n\n| x")
 

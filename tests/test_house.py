@@ -23,7 +23,7 @@ FLOORS = {
     "resume": 4, "bench": 4,
     "training": 5, "evaluation": 5, "comparison": 5, "multirun": 5,
     "speed": 5, "durations": 5,
-    "command_line": 6, "reproduction": 6, "benchmarks": 6,
+    "command_line": 6, "reproduction": 6, "benchmarking": 6,
     "train": 7, "evaluate": 7, "compare": 7, "reproduce": 7, "benchmark": 7,
 }  # fmt: skip
 ON_ONE_FLOOR = {("settings", "errors"), ("files", "errors")}

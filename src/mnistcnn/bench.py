@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mnistcnn import baselines, device, engine, fit, measuring, optim, sweep
+from mnistcnn.compiled import Forward
 from mnistcnn.config import TrainSettings, to_settings
 from mnistcnn.data import Digits
 from mnistcnn.measuring import OnBatch, Spread, spread
@@ -151,16 +152,16 @@ def ours(bench: Bench, of: TrainSettings) -> Work:
     network = fit.fresh_network(of, bench.digits)
     train = bench.digits.train
     optimizer = optim.optimizer(of.optimizer, network.parameters())
-    schedule = optim.schedule(
-        of.scheduler, optimizer, of.epochs, fit.steps_per_epoch(of, len(train))
-    )
+    steps = fit.steps_per_epoch(of, len(train))
+    schedule = optim.schedule(of.scheduler, optimizer, of.epochs, steps)
+    forward = Forward(network, of.compile, of.epochs * steps, bench.device)
     epochs = itertools.count(1)
 
     def work(on_batch: OnBatch) -> None:
         for epoch in epochs:
             engine.train_epoch(
                 network, fit.training_batches(train, of, epoch), optim.LOSSES[of.loss], optimizer,
-                schedule, bench.precision, engine.Running(epoch), on_batch,
+                schedule, bench.precision, engine.Running(epoch), on_batch, forward,
             )  # fmt: skip
 
     return work

@@ -30,10 +30,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     signals.exit_at_once()
     asked = _arguments()
-    from mnistcnn import benchmarks, console  # seconds: they import torch
+    from mnistcnn import benchmarking, console  # seconds: they import torch
 
     def body() -> int:
-        benchmarks.run(asked.out, asked.data, asked.device, asked.only, asked.quick, asked.rounds)
+        benchmarking.run(asked.out, asked.data, asked.device, asked.only, asked.quick, asked.rounds)
         return 0
 
     console.command(body)
