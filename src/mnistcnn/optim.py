@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from mnistcnn.errors import SettingError
 from mnistcnn.settings import choice, number
+from mnistcnn.startup import eager
 
 # What is minimised, from logits (N, 10) and labels (N,). The second wants log-probabilities: on
 # logits, as the report had it, it has no lower bound.
@@ -79,7 +80,7 @@ def optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> O
     _, optimizer_class = OPTIMIZERS[arguments.pop("name")]
     # one kernel for the whole update where torch has it, else one for all tensors at a time
     way = "fused" if optimizer_class in (Adam, AdamW, SGD) else "foreach"
-    return optimizer_class(parameters, **arguments, **{way: True})
+    return eager(optimizer_class)(parameters, **arguments, **{way: True})
 
 
 # Schedules: all of them take one step per batch --------------------------------------------------

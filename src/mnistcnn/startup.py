@@ -1,0 +1,62 @@
+"""What makes the first seconds of a command short; nothing here changes what it computes.
+
+Nothing here imports more than the standard library: a command comes here before it imports torch.
+"""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
+
+# The code of the wrappers that torch puts around an optimizer's methods for its compiler.
+FOR_THE_COMPILER = (
+    "_disable_dynamo.<locals>.inner",
+    "_use_grad_for_differentiable.<locals>._use_grad",
+)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import much without looking for garbage, of which imports leave next to none.
+
+    Python would look through all that was imported some hundred times, a tenth of the time it
+    takes to import torch. What was there before the end is never looked through again.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def eager(optimizer_class: type) -> type:
+    """The same optimizer, which doesn't import torch's compiler in order not to use it.
+
+    The methods of torch's optimizers are wrapped to tell ``torch.compile`` where to stop. To tell
+    it, they import ``torch._dynamo`` when they are first called, for more than a second and with a
+    hundred MB, whether anything is compiled or not; there is no switch. Here the wrappers are left
+    out that are known by their code. Where a torch has others, it is as slow as it was, and right.
+    """
+    methods: dict[str, Any] = {}
+    for name in dir(optimizer_class):
+        method = getattr(optimizer_class, name)
+        known = getattr(getattr(method, "__code__", None), "co_qualname", None) in FOR_THE_COMPILER
+        if known and hasattr(method, "__wrapped__"):
+            methods[name] = method.__wrapped__
+    if "step" in methods:
+        methods["step"] = _without_gradients(methods["step"])
+    return type(optimizer_class.__name__, (optimizer_class,), methods)
+
+
+def _without_gradients(step: Any) -> Any:
+    """What the wrapper of ``step`` did beside."""
+    import torch  # only now: a command comes here before it has imported it
+
+    @wraps(step)
+    def stepping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step(self, *args, **kwargs)
+
+    return stepping
