@@ -5,7 +5,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from mnistcnn import signals
+from mnistcnn import signals, startup
 
 
 def _arguments() -> argparse.Namespace:
@@ -29,7 +29,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     signals.exit_at_once()
     arguments = _arguments()
-    from mnistcnn import comparison, console  # seconds: they import torch
+    with startup.importing():
+        from mnistcnn import comparison, console  # seconds: they import torch
 
     now = datetime.now()
     out = arguments.out or Path(f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-compare")

@@ -16,8 +16,8 @@ from mnistcnn.errors import DamagedError
 
 log = logging.getLogger(__name__)
 
-# What a run needs and takes long to import; the last is what torch.optim imports in its first use.
-HEAVY = ["mnistcnn.training", "sklearn.manifold", "torchinfo", "torch._dynamo"]
+# What a run needs and takes long to import.
+HEAVY = ["mnistcnn.training", "mnistcnn.plots", "sklearn.manifold", "torchinfo"]
 
 
 @dataclass

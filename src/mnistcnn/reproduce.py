@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mnistcnn import signals
+from mnistcnn import signals, startup
 from mnistcnn.errors import PlainError
 
 
@@ -27,7 +27,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     signals.exit_at_once()
     arguments = _arguments()
-    from mnistcnn import console, reproduction  # seconds: they import torch
+    with startup.importing():
+        from mnistcnn import console, reproduction  # seconds: they import torch
 
     def body() -> int:
         failed = reproduction.run(
