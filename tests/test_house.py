@@ -14,8 +14,7 @@ SOURCE = ROOT / "src" / "mnistcnn"
 
 # Imports run downward only. On floor 1 the rooms do not know each other.
 FLOORS = {
-    "errors": 0, "settings": 0, "seeding": 0, "files": 0, "signals": 0,
-    "startup": 0,
+    "errors": 0, "settings": 0, "seeding": 0, "files": 0, "signals": 0, "startup": 0,
     "data": 1, "augment": 1, "models": 1, "optim": 1, "metrics": 1, "embedding": 1, "plots": 1,
     "rundir": 1, "device": 1, "compiled": 1, "statistics": 1, "apart": 1, "console": 1,
     "baselines": 1, "measuring": 1,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mnistcnn import optim
+from mnistcnn import optim, startup
 from mnistcnn.errors import SettingError
 
 from .conftest import settings
@@ -57,7 +57,7 @@ def test_every_optimizer_takes_every_schedule_and_descends(name, scheduler):
     composed = settings(f"optimizer={name}", f"scheduler={scheduler}")
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = optim.optimizer(composed.optimizer, [weight])
-    assert type(optimizer) is optim.OPTIMIZERS[name][1]
+    assert type(optimizer) is startup.eager(optim.OPTIMIZERS[name][1])
     assert optimizer.defaults["lr"] == composed.optimizer.lr
     schedule = optim.schedule(composed.scheduler, optimizer, 2, 10)
     for _ in range(20):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnistcnn import rundir, sweep
+from mnistcnn import plots, rundir, sweep
 from mnistcnn.config import fingerprint, to_yaml
 from mnistcnn.errors import PlainError, UsageError
 
@@ -397,7 +397,7 @@ def test_a_picture_that_fails_costs_neither_the_tables_nor_the_other_picture(tmp
         raise OSError("no font")
 
     several(tmp_path, "data.fraction=1", "data.fraction=0.5")
-    monkeypatch.setattr(sweep.plots, "overlaid_curves", fail)
+    monkeypatch.setattr(plots, "overlaid_curves", fail)
     with pytest.raises(PlainError, match=r"validation_curves.png \(OSError: no font\)"):
         sweep.summarise(tmp_path)
     assert len(summary_csv(tmp_path)) == 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnistcnn import checkpoint, data, engine, evaluation, fit, report, rundir, training
+from mnistcnn import checkpoint, data, engine, evaluation, fit, plots, report, rundir, training
 from mnistcnn.config import EvaluateSettings, from_yaml, to_settings
 from mnistcnn.errors import PlainError, UsageError
 
@@ -238,7 +238,7 @@ def test_a_picture_that_fails_does_not_cost_the_numbers_nor_look_finished(tmp_pa
     def fail(*_, **__):
         raise OSError("no font")
 
-    monkeypatch.setattr(report.plots, "neighbours", fail)
+    monkeypatch.setattr(plots, "neighbours", fail)
     with pytest.raises(PlainError, match=r"neighbours.png \(OSError: no font\)"):
         training.run(settings(*TINY), tmp_path / "run")
     written = read(tmp_path / "run")
@@ -250,13 +250,13 @@ def test_a_picture_that_fails_does_not_cost_the_numbers_nor_look_finished(tmp_pa
 def test_numbers_are_written_before_pictures_and_do_not_look_finished(tmp_path, monkeypatch):
     seen = {}
 
-    real = report.plots.confusion
+    real = plots.confusion
 
     def look(path, *arguments):
         seen.update(read(path.parent))
         real(path, *arguments)
 
-    monkeypatch.setattr(report.plots, "confusion", look)
+    monkeypatch.setattr(plots, "confusion", look)
     training.run(settings(*TINY), tmp_path / "run")
     assert seen["status"] == "interrupted"
     assert seen["test"] == read(tmp_path / "run")["test"]
