@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from mnistcnn import data, rundir, statistics, sweep
+from mnistcnn import data, plots, rundir, statistics, sweep
 from mnistcnn.config import from_yaml
 from mnistcnn.errors import UsageError
 from mnistcnn.statistics import LEVEL, McNemar, Paired
@@ -62,7 +61,7 @@ def run(paths: Sequence[Path], out: Path, baseline: str | None, data_dir: str | 
     curves = {name: sweep.errors_by_epoch(first)}
     curves |= {pair.names[1]: sweep.errors_by_epoch(pair.b) for pair in pairs}
     if all(len(run) for runs in curves.values() for run in runs):
-        _plots().overlaid_curves(out / sweep.CURVES, dict([*curves.items()][: sweep.MOST_CURVES]))
+        plots.overlaid_curves(out / sweep.CURVES, dict([*curves.items()][: sweep.MOST_CURVES]))
         blocks.append(f"![{sweep.CURVES}]({sweep.CURVES})")
     blocks.append(_disagreements(out, pairs[0], data_dir))
     text = "\n\n".join(blocks)
@@ -334,17 +333,11 @@ def _disagreements(out: Path, pair: Pair, data_dir: str | None) -> str:
         for group in (pair.a, pair.b)
     ]
     chosen = most_different(labels, *means, SHOWN)
-    _plots().disagreements(
+    plots.disagreements(
         out / DISAGREEMENTS, pixels[chosen], labels[chosen], [mean[chosen] for mean in means],
         chosen, pair.names,
     )  # fmt: skip
     return f"![{DISAGREEMENTS}]({DISAGREEMENTS})"
-
-
-def _plots() -> ModuleType:
-    from mnistcnn import plots  # half a second, once there is something to draw
-
-    return plots
 
 
 def most_different(labels: np.ndarray, a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:

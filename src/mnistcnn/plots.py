@@ -2,7 +2,8 @@
 
 Every function writes one PNG file. Colours are told apart by colour-blind readers: Paul Tol's
 "muted" and "bright" schemes (personal.sron.nl/~pault). Where the room for text is known, places are
-given, not searched for: a constrained layout takes longer than the drawing.
+given, not searched for: a constrained layout takes longer than the drawing. matplotlib takes half a
+second to import: a function that draws imports it, and who draws nothing does not wait.
 """
 
 import io
@@ -10,18 +11,16 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
 from mnistcnn import DIGITS, SIDE
 from mnistcnn.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, RED, GREY = "#4477AA", "#EE6677", "#777777"
 DIGIT_COLOURS = [
@@ -34,8 +33,17 @@ MARGIN = 20  # around all images; the text beside one has room in it
 SMALL = 7  # points of the text below an image
 
 
-def _drawn(figure: Figure) -> np.ndarray:
+def _figure(width: float, height: float, **how) -> "Figure":
+    """An empty one, of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), **how)
+
+
+def _drawn(figure: "Figure") -> np.ndarray:
     """The pixels (H, W, 3) uint8 of a figure at DPI dots per inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -90,7 +98,7 @@ def _mosaic(
     title = "\n".join(_wrapped(line, characters) for line in title.split("\n"))
     top = _line_height(title_points) * (1 + title.count("\n")) + MARGIN
     left = (width - columns * across + gap) // 2
-    figure = Figure(figsize=(width / DPI, (top + len(rows) * down) / DPI))
+    figure = _figure(width / DPI, (top + len(rows) * down) / DPI)
     _write(figure, width / 2, MARGIN / 2, title, va="top", fontsize=title_points)
     places = [
         (tile, left + column * across, top + row * down + above)
@@ -115,8 +123,10 @@ def _line_height(points: float) -> int:
     return round(1.25 * points * DPI / 72)
 
 
-def _write(figure: Figure, x: float, y: float, text: str, **style) -> None:
+def _write(figure: "Figure", x: float, y: float, text: str, **style) -> None:
     """Write at a place that is given in pixels of the picture, from its left and its top edge."""
+    from matplotlib.transforms import IdentityTransform
+
     if text:
         height = figure.get_figheight() * DPI
         figure.text(x, height - y, text, ha="center", transform=IdentityTransform(), **style)
@@ -133,12 +143,14 @@ def _inlay(page: np.ndarray, tile: _Tile, x: int, y: int, scale: int) -> None:
 
 
 def _rgb(colour: str) -> np.ndarray:
+    from matplotlib.colors import to_rgb
+
     return np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
 
 
 def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     """Loss and accuracy against the epoch, from the rows of ``history.jsonl``."""
-    figure = Figure(figsize=(10, 4.3))
+    figure = _figure(10, 4.3)
     # room for the widest numbers: -400000 of a loss, 99.1525% of an accuracy
     loss, accuracy = (figure.add_axes((left, 0.185, 0.4, 0.745)) for left in (0.085, 0.58))
     epochs = [row["epoch"] for row in history]
@@ -164,7 +176,7 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.grid(alpha=0.3)
     figure.legend(*loss.get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False)
@@ -176,7 +188,7 @@ def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
 
     The mean ends with the shortest run.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = _figure(9, 5, layout="constrained")
     axes = figure.subplots()
     for index, (label, runs) in enumerate(errors.items()):
         colour, style = _line(index)
@@ -189,7 +201,7 @@ def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
                   markersize=4, label=_wrapped(label))  # fmt: skip
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation error")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     _error_axis(axes.yaxis)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     _save(_drawn(figure), path)
@@ -201,7 +213,7 @@ def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
     A row of an array (K, 7) holds that number and, of the training and of the test error, the
     value and the ends of the bar through it.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = _figure(8, 5, layout="constrained")
     axes = figure.subplots()
     for index, (label, rows) in enumerate(series.items()):
         for part, style, column in (("training", "--", 1), ("test", "-", 4)):
@@ -249,7 +261,11 @@ def _error_axis(axis) -> None:
 
 def confusion(path: Path, counts: np.ndarray) -> None:
     """Counts (10, 10), true digits in rows. Colour shows the errors; the diagonal has none."""
-    figure = Figure(figsize=(7, 6))
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(7, 6)
     axes = figure.add_axes((0.1, 0.08, 0.75, 0.875))
     diagonal = np.eye(DIGITS, dtype=bool)
     most = max(1, int(counts[~diagonal].max()))
@@ -339,7 +355,7 @@ def disagreements(
 
 def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) -> None:
     """A scatter of coordinates (N, 2), coloured by digit and labelled at the clusters."""
-    figure = Figure(figsize=(7, 7))
+    figure = _figure(7, 7)
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.95))
     for digit in range(DIGITS):
         points = coordinates[labels == digit]

@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from mnistcnn import (
     engine,
     metrics,
     models,
+    plots,
     rundir,
     seeding,
     signals,
@@ -85,7 +85,7 @@ def write(
     confusion = np.array(scores["test"]["confusion_matrix"])
     pictures: dict[str, Callable[[Path], None]] = {
         rundir.CONFUSION_CSV: lambda path: _confusion_csv(path, confusion),
-        rundir.CONFUSION_PNG: lambda path: _plots().confusion(path, confusion),
+        rundir.CONFUSION_PNG: lambda path: plots.confusion(path, confusion),
         rundir.MISCLASSIFIED: lambda path: _misclassified(path, pixels, test),
         rundir.NEIGHBOURS: lambda path: _neighbours(path, pixels, test, settings.neighbours, seed),
         rundir.AUGMENTED: lambda path: _augmented(path, digits, settings.aug, seed),
@@ -94,7 +94,7 @@ def write(
     }
     if history:
         best_epoch = metrics.best_epoch(history)
-        pictures[rundir.CURVES] = lambda path: _plots().curves(path, history, best_epoch)
+        pictures[rundir.CURVES] = lambda path: plots.curves(path, history, best_epoch)
     missing = []
     for name, draw in pictures.items():
         with record.phase(name):
@@ -107,12 +107,6 @@ def write(
     if missing:
         raise WriteError(f"the numbers are whole, but not written: {', '.join(missing)}")
     record.values["peak_memory_bytes"] = _peak_memory_bytes(network.mean.device)
-
-
-def _plots() -> ModuleType:
-    from mnistcnn import plots  # half a second, once there is something to draw
-
-    return plots
 
 
 def _peak_memory_bytes(of: torch.device) -> int | None:
@@ -161,7 +155,7 @@ def _confusion_csv(path: Path, confusion: np.ndarray) -> None:
 
 def _misclassified(path: Path, pixels: np.ndarray, test: Predictions) -> None:
     wrong = metrics.most_confident_errors(test, ERRORS_SHOWN)
-    _plots().misclassified(
+    plots.misclassified(
         path, pixels[wrong], test.labels[wrong], test.digits[wrong], test.confidence[wrong], wrong
     )
 
@@ -172,7 +166,7 @@ def _neighbours(
     generator = seeding.numpy_generator(seed, Stream.NEIGHBOURS)
     targets = embedding.choose(settings.targets, len(pixels), generator)
     indices, distances = embedding.nearest(test.features, targets, settings.k)
-    _plots().neighbours(
+    plots.neighbours(
         path, pixels[targets], test.labels[targets], pixels[indices], test.labels[indices],
         distances,
     )  # fmt: skip
@@ -190,7 +184,7 @@ def _augmented(path: Path, digits: Digits, aug: AugmentSettings, seed: int) -> N
         unit = augment.apply(data.to_unit(images), draws, aug)
         variants.append((unit.squeeze(1) * 255).cpu().numpy())
     title = f"Training images, and {len(variants)} draws of aug={aug.name}"
-    _plots().augmented(path, images.cpu().numpy(), np.stack(variants), title)
+    plots.augmented(path, images.cpu().numpy(), np.stack(variants), title)
 
 
 def _tsne(
@@ -208,4 +202,4 @@ def _tsne(
     random_state = seeding.derived_seed(seed, Stream.TSNE)
     coordinates = embedding.tsne(vectors, settings.perplexity, random_state)
     title = f"t-SNE of the {what} of {len(chosen):,} test images"
-    _plots().tsne(path, coordinates, test.labels[chosen], title)
+    plots.tsne(path, coordinates, test.labels[chosen], title)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from mnistcnn import rundir, statistics
+from mnistcnn import plots, rundir, statistics
 from mnistcnn.config import ELSEWHERE, flat, plain
 from mnistcnn.errors import PlainError, UsageError
 from mnistcnn.statistics import Mean
@@ -349,18 +348,12 @@ def _pictures(of: Sequence[Group], keys: Sequence[str]) -> dict[str, Callable[[P
     """By name, what draws them; none where no run is complete."""
     pictures: dict[str, Callable[[Path], None]] = {}
     if errors := curves(of, keys):
-        pictures[CURVES] = lambda path: _plots().overlaid_curves(path, errors)
+        pictures[CURVES] = lambda path: plots.overlaid_curves(path, errors)
     if of and "data.fraction" in keys:
-        pictures[ERROR_BY_SAMPLES] = lambda path: _plots().error_by_samples(
+        pictures[ERROR_BY_SAMPLES] = lambda path: plots.error_by_samples(
             path, errors_by_samples(of, [key for key in keys if key != "data.fraction"])
         )
     return pictures
-
-
-def _plots() -> ModuleType:
-    from mnistcnn import plots  # half a second, once there is something to draw
-
-    return plots
 
 
 def curves(of: Sequence[Group], keys: Sequence[str]) -> dict[str, list[np.ndarray]]:
