@@ -5,6 +5,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+# Tests take the cores side by side: threads of several that wait for one another on the same cores
+# are slower by far than none. Before torch is imported, which asks once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hydra import compose, initialize_config_module
