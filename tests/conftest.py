@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
     def run(main: Callable, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)  # main adds one of its own
         monkeypatch.setattr("sys.argv", ["mnistcnn", *arguments])
         code = 0
         try:

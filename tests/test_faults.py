@@ -465,7 +465,8 @@ def test_a_signal_that_python_swallowed_is_heard_all_the_same(tmp_path, monkeypa
         Swallows()
 
     monkeypatch.setattr(plots, "confusion", swallowing)
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
     signals.listen()
     try:
         with pytest.raises(signals.Stopped):
@@ -476,6 +477,7 @@ def test_a_signal_that_python_swallowed_is_heard_all_the_same(tmp_path, monkeypa
         for number, handler in before.items():
             signal.signal(number, handler)
     assert status(tmp_path) == "interrupted" and not (tmp_path / rundir.TSNE).exists()
+    assert not told
 
 
 def test_a_second_interrupt_ends_it_at_once(tmp_path):

@@ -6,9 +6,11 @@ Nothing here imports more than the standard library: a command listens before it
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]  # Windows lacks one
@@ -73,6 +75,17 @@ class _Impatience(threading.Thread):
 _impatience: _Impatience | None = None
 
 
+class _Unraisable:
+    """Says nothing of a Stopped that Python lets nowhere out: :func:`check` raises it again."""
+
+    def __init__(self, others: Callable[[Any], object]) -> None:
+        self.others = others
+
+    def __call__(self, unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            self.others(unraisable)
+
+
 def _exit(number: int, frame: FrameType | None = None) -> None:
     os.write(2, b"mnistcnn: stopped at once\n")
     os._exit(128 + number)
@@ -101,6 +114,8 @@ def listen() -> None:
             _impatience.start()
         _impatience.interrupts = 0
         signal.set_wakeup_fd(_impatience.writer)
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
     _handle(_listener)
 
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from functools import cache, wraps
 from typing import Any
 
-# The code of the wrappers that torch puts around an optimizer's methods for its compiler.
-FOR_THE_COMPILER = (
-    "_disable_dynamo.<locals>.inner",
-    "_use_grad_for_differentiable.<locals>._use_grad",
-)
+# The wrappers that torch puts around an optimizer's methods for its compiler, by their code: the
+# second, around ``step``, also turns gradients off.
+NOT_COMPILED = "_disable_dynamo.<locals>.inner"
+WITHOUT_GRADIENTS = "_use_grad_for_differentiable.<locals>._use_grad"
 
 
 @contextlib.contextmanager
@@ -47,16 +46,15 @@ def eager(optimizer_class: type) -> type:
     methods: dict[str, Any] = {}
     for name in dir(optimizer_class):
         method = getattr(optimizer_class, name)
-        known = getattr(getattr(method, "__code__", None), "co_qualname", None) in FOR_THE_COMPILER
-        if known and hasattr(method, "__wrapped__"):
+        wrapper = getattr(getattr(method, "__code__", None), "co_qualname", None)
+        if wrapper == NOT_COMPILED:
             methods[name] = method.__wrapped__
-    if "step" in methods:
-        methods["step"] = _without_gradients(methods["step"])
+        elif wrapper == WITHOUT_GRADIENTS:
+            methods[name] = _without_gradients(method.__wrapped__)
     return type(optimizer_class.__name__, (optimizer_class,), methods)
 
 
 def _without_gradients(step: Any) -> Any:
-    """What the wrapper of ``step`` did beside."""
     import torch  # only now: a command comes here before it has imported it
 
     @wraps(step)
