@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests take the cores side by side: threads of several that wait for one another on the same cores
@@ -61,6 +61,18 @@ def finished_run(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def nobody_listens_any_more() -> Iterator[None]:
+    """What a test has let listen for signals does not hear those of the next."""
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    hook = sys.unraisablehook
+    yield
+    signal.set_wakeup_fd(-1)
+    sys.unraisablehook = hook
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def command(monkeypatch, tmp_path, capsys) -> Callable:
     """Run a command's ``main`` in this process, in an empty directory.
@@ -68,22 +80,15 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
     Returns its exit code, its standard output and its standard error.
     """
 
-    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
-
     def run(main: Callable, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)  # main adds one of its own
         monkeypatch.setattr("sys.argv", ["mnistcnn", *arguments])
         code = 0
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        finally:
-            signal.set_wakeup_fd(-1)  # what the command listens with, too
-            for number, handler in before.items():
-                signal.signal(number, handler)
         out, err = capsys.readouterr()
         return code, out, err
 

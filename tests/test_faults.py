@@ -547,10 +547,10 @@ def test_the_third_run_of_a_process_is_the_same_as_that_run_alone(undisturbed, t
     assert_same(tmp_path / "third", undisturbed)
 
 
-def test_a_job_that_was_killed_goes_on_where_it_was(undisturbed, tmp_path):
+def test_a_job_that_was_killed_goes_on_where_it_was(tmp_path):
     """The same command does not begin a run anew that had come far."""
-    sweep_dir = tmp_path / "sweep"
-    typed = ["-m", *SMALL, "seed=0", f"hydra.sweep.dir={sweep_dir}"]
+    sweep_dir, epochs = tmp_path / "sweep", 30  # a second passes until the job is asked to stop
+    typed = ["-m", *SMALL, f"epochs={epochs}", "seed=0", f"hydra.sweep.dir={sweep_dir}"]
     with start(*typed) as running:
         wait_for(lambda: list(sweep_dir.glob(f"*/{rundir.HISTORY}")))
         running.send_signal(signal.SIGTERM)
@@ -563,5 +563,6 @@ def test_a_job_that_was_killed_goes_on_where_it_was(undisturbed, tmp_path):
     assert status(out) == "interrupted" and done >= 1
     with start(*typed) as running:
         told, _ = running.communicate(timeout=120)
-    assert running.returncode == 0 and f"going on after epoch {done} of 3" in told
-    assert_same(out, undisturbed)
+    assert running.returncode == 0 and f"going on after epoch {done} of {epochs}" in told
+    training.run(settings(*SMALL, f"epochs={epochs}"), tmp_path / "undisturbed")
+    assert_same(out, tmp_path / "undisturbed")

@@ -47,7 +47,7 @@ class Sizes:
 
 SMALL_PICTURES = ("tsne.samples=100", "tsne.perplexity=10")
 FULL = Sizes(
-    rounds=5, seconds=5.0, warm_up=10, matrix_seconds=0.5, matrix_sides=(), networks=(), run=(),
+    rounds=5, seconds=3.0, warm_up=10, matrix_seconds=0.5, matrix_sides=(), networks=(), run=(),
     short_run=SMALL_PICTURES, fractions=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), fraction_epochs=4,
     epochs=(1, 2, 4, 8), batch_sizes=(32, 64, 128, 256, 512), sweep=3, sweep_epochs=3,
 )  # fmt: skip

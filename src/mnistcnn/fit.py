@@ -140,6 +140,7 @@ class _Training:
             self._go_on_from(start)
         left = settings.epochs * self.steps - self.steps_taken
         self.forward = Forward(network, settings.compile, left, self.device)
+        record.values["compile"] = self.forward.chosen
 
     def _go_on_from(self, start: Start) -> None:
         state = start.checkpoint.training
