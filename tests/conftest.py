@@ -70,7 +70,8 @@ def nobody_listens_any_more() -> Iterator[None]:
     signal.set_wakeup_fd(-1)
     sys.unraisablehook = hook
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        if handler is not None:  # it was set by Python
+            signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Settings: recipes, who wins, what is refused."""
 
+import dataclasses
+
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
@@ -105,3 +107,12 @@ def test_wrong_types_and_unknown_keys_are_refused(override):
 def test_rules_of_the_groups(overrides):
     with pytest.raises(SettingError):
         settings(*overrides)
+
+
+def test_a_run_from_before_there_was_a_choice_was_not_compiled():
+    composed = settings("data=mnist5k")
+    text = "".join(
+        line for line in to_yaml(composed).splitlines(True) if not line.startswith("compile:")
+    )
+    assert text != to_yaml(composed)
+    assert from_yaml(text) == dataclasses.replace(composed, compile="none")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mnistcnn import baselines, device, engine, fit, measuring, optim, sweep
+from mnistcnn import baselines, device, engine, fit, measuring, optim, signals, sweep
 from mnistcnn.compiled import Forward
 from mnistcnn.config import TrainSettings, to_settings
 from mnistcnn.data import Digits
@@ -117,6 +117,7 @@ class Bench:
         def tell(number: int, side: str, value: Any) -> None:
             shown = f"{value:.4g}" if isinstance(value, float) else "done"
             log.info("  round %d of %d, %s: %s", number, rounds, side, shown)
+            signals.check()  # a loader that is thrown away may have swallowed one
 
         return measuring.alternate(sides, rounds, tell)
 
@@ -155,13 +156,14 @@ def ours(bench: Bench, of: TrainSettings) -> Work:
     steps = fit.steps_per_epoch(of, len(train))
     schedule = optim.schedule(of.scheduler, optimizer, of.epochs, steps)
     forward = Forward(network, of.compile, of.epochs * steps, bench.device)
+    precision = device.resolve_precision(of.precision, bench.device)
     epochs = itertools.count(1)
 
     def work(on_batch: OnBatch) -> None:
         for epoch in epochs:
             engine.train_epoch(
                 network, fit.training_batches(train, of, epoch), optim.LOSSES[of.loss], optimizer,
-                schedule, bench.precision, engine.Running(epoch), on_batch, forward,
+                schedule, precision, engine.Running(epoch), on_batch, forward,
             )  # fmt: skip
 
     return work

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mnistcnn import signals
+from mnistcnn import signals, startup
 
 
 def _arguments() -> argparse.Namespace:
@@ -30,7 +30,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     signals.exit_at_once()
     asked = _arguments()
-    from mnistcnn import benchmarking, console  # seconds: they import torch
+    with startup.importing():
+        from mnistcnn import benchmarking, console  # seconds: they import torch
 
     def body() -> int:
         benchmarking.run(asked.out, asked.data, asked.device, asked.only, asked.quick, asked.rounds)

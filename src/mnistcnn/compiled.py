@@ -27,7 +27,9 @@ class Forward:
     on CUDA the first steps are timed, then, if ``steps`` such steps are a long training, some more
     are taken compiled, and what took less time does the rest. Nothing is computed twice.
 
-    ``chosen`` is the mode in use. Raises PlainError where a mode that was asked for does not work.
+    ``chosen`` is the mode in use. Where the first compiled call fails, ``auto`` goes on without,
+    and a mode that was asked for raises PlainError. What fails later, as in compiling the backward
+    pass, is raised as it is.
     """
 
     def __init__(self, network: nn.Module, mode: str, steps: int, device: torch.device):
@@ -49,6 +51,8 @@ class Forward:
             logits = self._call(images)
             self._proven = True
             return logits
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of a missing compiler, of a GPU that is too old, ...
             reason = " ".join(str(error).split())[:200]
             if self._asked:

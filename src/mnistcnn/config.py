@@ -112,6 +112,8 @@ def to_settings(root: type, composed: DictConfig) -> Any:
     the schema does not know and for a value of the wrong type.
     """
     own = OmegaConf.masked_copy(composed, [key for key in composed if key not in OF_THE_COMMAND])
+    if root is TrainSettings and "compile" not in own:  # of a run before there was a choice
+        own["compile"] = "none"
     settings: Any = OmegaConf.to_object(OmegaConf.merge(_schema(root, own), own))
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):

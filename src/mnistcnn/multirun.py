@@ -17,7 +17,7 @@ from mnistcnn.errors import DamagedError
 log = logging.getLogger(__name__)
 
 # What a run needs and takes long to import.
-HEAVY = ["mnistcnn.training", "matplotlib.figure", "sklearn.manifold", "torchinfo"]
+HEAVY = ["mnistcnn.training", "matplotlib.backends.backend_agg", "sklearn.manifold", "torchinfo"]
 
 
 @dataclass

@@ -23,7 +23,8 @@ def importing() -> Iterator[None]:
     Python would look through what is there again and again, for a tenth of the time that it takes.
     What is there at the end is never looked through again.
     """
-    if "torch" in sys.modules:  # what is there may be a program of its own, as the tests are
+    # what is there may be a program of its own, as the tests are
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

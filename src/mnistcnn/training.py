@@ -56,7 +56,9 @@ def _run(settings: TrainSettings, out: Path, start: Start | None) -> dict:
         selected = checkpoint.load(out / checkpoint.SELECTED[settings.select])
         network.load_state_dict(selected.network.state_dict())
 
-        scored = done.history[selected.epoch - 1]
+        # not what another device may have scored before the run went on
+        before = 0 if start is None else start.checkpoint.epoch
+        scored = done.history[selected.epoch - 1] if selected.epoch > before else None
         report.write(network, digits, settings, done.history, record, scored)
         signals.check()
         record.values["status"] = done.status
