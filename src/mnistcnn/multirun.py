@@ -17,7 +17,10 @@ from mnistcnn.errors import DamagedError
 log = logging.getLogger(__name__)
 
 # What a run needs and takes long to import.
-HEAVY = ["mnistcnn.training", "matplotlib.backends.backend_agg", "sklearn.manifold", "torchinfo"]
+HEAVY = [
+    "mnistcnn.training", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.manifold",
+    "torchinfo",
+]  # fmt: skip
 
 
 @dataclass
