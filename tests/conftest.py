@@ -1,4 +1,4 @@
-"""What several tests need: settings, real digits, one finished run, the commands in-process."""
+"""Shared fixtures: settings, real digits, a finished run, commands run in this process."""
 
 import os
 import signal
@@ -6,71 +6,76 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Tests take the cores side by side: threads of several that wait for one another on the same cores
-# are slower by far than none. Before torch is imported, which asks once.
+# Several test processes share the cores: more threads than cores would slow all of them down.
+# Set before torch is imported, which reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from mnistcnn import data, signals, training
-from mnistcnn.config import TrainSettings, to_settings
+from mnistcnn.config.load import to_settings
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.data.dataset import DatasetSplits, load_splits
+from mnistcnn.system import signals
+from mnistcnn.training.train_run import train_run
 
-# A shell starts what it puts into the background deaf to interrupts, and so would be all that the
-# tests start and interrupt.
+# A shell makes its background processes ignore SIGINT, and the processes that the tests start
+# and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 
-# Small enough that a run takes a second or two.
+# A run with these overrides takes a second or two.
 TINY = ["data=mnist5k", "epochs=1", "data.fraction=0.2", "tsne.samples=60", "tsne.perplexity=10"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=20, help="how many runs test_faults kills at random moments"
+        "--kills", type=int, default=20, help="number of runs that test_faults kills at random"
     )
 
 
 def settings(*overrides: str) -> TrainSettings:
+    """The settings of ``python -m mnistcnn.train`` with these overrides."""
     with initialize_config_module("mnistcnn.conf", version_base="1.3"):
         return to_settings(TrainSettings, compose("train", list(overrides)))
 
 
 @pytest.fixture(scope="session")
-def digits() -> data.Digits:
-    return data.load(settings("data=mnist5k").data, seed=0)
+def splits() -> DatasetSplits:
+    return load_splits(settings("data=mnist5k").data, seed=0)
 
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> str:
-    """The directory with all of MNIST; the test is skipped where there is none."""
+    """The directory with all of MNIST; skips the test if MNISTCNN_DATA_DIR is not set."""
     folder = os.environ.get("MNISTCNN_DATA_DIR")
     if not folder:
-        pytest.skip("MNISTCNN_DATA_DIR is not set: no test on all of MNIST")
+        pytest.skip("MNISTCNN_DATA_DIR is not set: this test needs all of MNIST")
     return str(Path(folder).absolute())
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
-    """The directory of a default network's run of four epochs on 5,000 digits."""
-    out = tmp_path_factory.mktemp("run") / "four-epochs"
-    training.run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), out)
-    return out
+    """The directory of a run of the default network, four epochs on 5,000 digits."""
+    run_dir = tmp_path_factory.mktemp("run") / "four-epochs"
+    train_run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), run_dir)
+    return run_dir
 
 
 @pytest.fixture(autouse=True)
-def nobody_listens_any_more() -> Iterator[None]:
-    """What a test has let listen for signals does not hear those of the next."""
+def restore_signal_handlers() -> Iterator[None]:
+    """Undo what a test has changed about signals, and forget the signals that it received."""
     handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
     hook = sys.unraisablehook
     yield
     signal.set_wakeup_fd(-1)
     sys.unraisablehook = hook
+    signals._handler = signals._StopHandler()
     for number, handler in handlers.items():
-        if handler is not None:  # it was set by Python
+        if handler is not None:  # it was installed by Python
             signal.signal(number, handler)
 
 
@@ -96,5 +101,8 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
     return run
 
 
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )

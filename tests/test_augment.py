@@ -1,12 +1,20 @@
-"""Each transform against torchvision's own on single images, parameter by parameter."""
+"""Augmentation: each transform equals torchvision's for single images with the same parameters."""
 
 import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from mnistcnn import augment, data
-from mnistcnn.seeding import Stream, torch_generator
+from mnistcnn.data.augment import (
+    adjust_brightness,
+    affine,
+    augment_batch,
+    blur_radius,
+    gaussian_blur,
+    sample_parameters,
+)
+from mnistcnn.data.batches import to_float
+from mnistcnn.system.random_streams import Stream, torch_generator
 
 from .conftest import settings
 
@@ -14,11 +22,12 @@ COUNT = 32
 
 
 @pytest.fixture(scope="module")
-def images(digits) -> torch.Tensor:
-    return data.to_unit(digits.train.pixels[:: len(digits.train) // COUNT][:COUNT])
+def images(splits) -> torch.Tensor:
+    return to_float(splits.train.pixels[:: len(splits.train) // COUNT][:COUNT])
 
 
 def spread(low: float, high: float) -> torch.Tensor:
+    """One value per image, evenly spaced from ``low`` to ``high``."""
     return torch.linspace(low, high, COUNT)
 
 
@@ -33,14 +42,14 @@ ZERO, ONE = torch.zeros(COUNT), torch.ones(COUNT)
         (ZERO, ONE, spread(-60, 60)),
         (spread(-45, 45), spread(1.2, 0.8), spread(-30, 30)),
     ],
-    ids=["rotation", "scale", "shear", "together"],
+    ids=["rotation", "scale", "shear", "all"],
 )
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_affine(images, angle, scale, shear, flip, mode):
-    ours = augment.affine(images, angle, scale, shear, torch.full((COUNT,), flip), mode)
+def test_affine_equals_torchvision(images, angle, scale, shear, flip, mode):
+    actual = affine(images, angle, scale, shear, torch.full((COUNT,), flip), mode)
     for index in range(COUNT):
-        theirs = reference.affine(
+        expected = reference.affine(
             images[index],
             angle=angle[index].item(),
             translate=[0, 0],
@@ -49,65 +58,93 @@ def test_affine(images, angle, scale, shear, flip, mode):
             interpolation=InterpolationMode(mode),
         )
         if flip:
-            theirs = reference.horizontal_flip(theirs)
-        difference = (ours[index] - theirs).abs()
+            expected = reference.horizontal_flip(expected)
+        difference = (actual[index] - expected).abs()
         if mode == "bilinear":
             assert difference.max() < 1e-4
-        else:  # where a point lies halfway between two pixels, either may be the nearest
+        else:  # a point halfway between two pixels may be rounded to either
             assert (difference > 1e-4).float().mean() < 0.02
 
 
-def test_brightness(images):
+def test_brightness_equals_torchvision(images):
     factor = spread(0, 2)
-    ours = augment.adjust_brightness(images, factor)
+    actual = adjust_brightness(images, factor)
     for index in range(COUNT):
-        theirs = reference.adjust_brightness(images[index], factor[index].item())
-        torch.testing.assert_close(ours[index], theirs, atol=1e-6, rtol=0)
+        expected = reference.adjust_brightness(images[index], factor[index].item())
+        torch.testing.assert_close(actual[index], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("preset", ["prose", "full"])
-def test_blur(images, preset):
+def test_blur_equals_torchvision(images, preset):
     aug = settings(f"aug={preset}").aug
     sigma = spread(*aug.blur_sigma)
-    radius = augment.blur_radius(aug)
-    ours = augment.blur(images, sigma, radius) if radius else images
+    radius = blur_radius(aug)
+    actual = gaussian_blur(images, sigma, radius) if radius else images
     for index in range(COUNT):
-        theirs = reference.gaussian_blur(images[index], [15, 15], [sigma[index].item()] * 2)
-        torch.testing.assert_close(ours[index], theirs, atol=2e-5, rtol=0)
+        expected = reference.gaussian_blur(images[index], [15, 15], [sigma[index].item()] * 2)
+        torch.testing.assert_close(actual[index], expected, atol=2e-5, rtol=0)
 
 
-def test_the_reports_blur_is_none(images):
-    assert augment.blur_radius(settings("aug=full").aug) == 0
-    assert augment.blur_radius(settings("aug=prose").aug) == 2
+def test_blur_of_the_preset_full_changes_nothing(images):
+    assert blur_radius(settings("aug=full").aug) == 0
+    assert blur_radius(settings("aug=prose").aug) == 2
     strongest = reference.gaussian_blur(images, [15, 15], [0.2, 0.2])
     assert (strongest - images).abs().max() < 1.1e-5  # one 8-bit step is 4e-3
 
 
-def test_no_blur_where_sigma_is_zero(images):
-    torch.testing.assert_close(augment.blur(images, ZERO, 2), images, atol=1e-7, rtol=0)
+def test_blur_with_sigma_zero_changes_nothing(images):
+    torch.testing.assert_close(gaussian_blur(images, ZERO, 2), images, atol=1e-7, rtol=0)
 
 
-def test_none_changes_nothing(images):
+def test_preset_none_returns_the_same_images(images):
     aug = settings("aug=none").aug
-    draws = augment.draw(aug, COUNT, torch.Generator().manual_seed(0))
-    assert augment.apply(images, draws, aug) is images
+    parameters = sample_parameters(aug, COUNT, torch.Generator().manual_seed(0))
+    assert augment_batch(images, parameters, aug) is images
 
 
 @pytest.mark.parametrize(
     ("preset", "limits"),
     [
-        ("full", {"angle": (-15, 15), "scale": (0.9, 1.1), "shear": (0, 0), "flip": (0, 0),
-                  "brightness": (0.9, 1.1), "sigma": (0.01, 0.2)}),
-        ("prose", {"angle": (-30, 30), "scale": (1, 1), "shear": (-45, 45), "flip": (0, 0),
-                   "brightness": (0, 1), "sigma": (0.1, 0.5)}),
-        ("rotate45_flip", {"angle": (-45, 45), "scale": (1, 1), "shear": (0, 0), "flip": (0, 1),
-                           "brightness": (1, 1), "sigma": (0, 0)}),
+        (
+            "full",
+            {
+                "angle": (-15, 15),
+                "scale": (0.9, 1.1),
+                "shear": (0, 0),
+                "flip": (0, 0),
+                "brightness": (0.9, 1.1),
+                "sigma": (0.01, 0.2),
+            },
+        ),
+        (
+            "prose",
+            {
+                "angle": (-30, 30),
+                "scale": (1, 1),
+                "shear": (-45, 45),
+                "flip": (0, 0),
+                "brightness": (0, 1),
+                "sigma": (0.1, 0.5),
+            },
+        ),
+        (
+            "rotate45_flip",
+            {
+                "angle": (-45, 45),
+                "scale": (1, 1),
+                "shear": (0, 0),
+                "flip": (0, 1),
+                "brightness": (1, 1),
+                "sigma": (0, 0),
+            },
+        ),
     ],
-)  # fmt: skip
-def test_draws_fill_the_ranges_of_each_preset(preset, limits):
-    draws = augment.draw(settings(f"aug={preset}").aug, 10_000, torch.Generator().manual_seed(1))
+)
+def test_parameters_are_uniform_in_the_ranges_of_each_preset(preset, limits):
+    generator = torch.Generator().manual_seed(1)
+    parameters = sample_parameters(settings(f"aug={preset}").aug, 10_000, generator)
     for name, (low, high) in limits.items():
-        values = getattr(draws, name)
+        values = getattr(parameters, name)
         assert values.min() >= low - 1e-6 and values.max() <= high + 1e-6
         assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.02 * (high - low))
         assert values.std().item() == pytest.approx(
@@ -115,17 +152,17 @@ def test_draws_fill_the_ranges_of_each_preset(preset, limits):
         )
 
 
-def test_each_sample_has_its_own_draw(images):
+def test_each_sample_has_its_own_parameters(images):
     aug = settings("aug=full").aug
-    same = images[:1].expand(COUNT, -1, -1, -1)
-    draws = augment.draw(aug, COUNT, torch_generator(0, Stream.AUGMENT, 1))
-    results = augment.apply(same, draws, aug)
-    assert len(torch.unique(results.flatten(1), dim=0)) == COUNT
+    copies = images[:1].expand(COUNT, -1, -1, -1)
+    parameters = sample_parameters(aug, COUNT, torch_generator(0, Stream.AUGMENT, 1))
+    augmented = augment_batch(copies, parameters, aug)
+    assert len(torch.unique(augmented.flatten(1), dim=0)) == COUNT
 
 
-def test_a_part_of_the_draws_augments_a_part_of_the_batch(images):
+def test_sliced_parameters_augment_a_slice_of_the_batch(images):
     aug = settings("aug=prose").aug
-    draws = augment.draw(aug, COUNT, torch.Generator().manual_seed(2))
-    whole = augment.apply(images, draws, aug)
-    part = augment.apply(images[8:16], draws[8:16], aug)
+    parameters = sample_parameters(aug, COUNT, torch.Generator().manual_seed(2))
+    whole = augment_batch(images, parameters, aug)
+    part = augment_batch(images[8:16], parameters[8:16], aug)
     torch.testing.assert_close(part, whole[8:16])

@@ -1,12 +1,12 @@
-"""Settings: recipes, who wins, what is refused."""
+"""Settings: the defaults of each model, precedence, YAML, and the values that are refused."""
 
-import dataclasses
+from pathlib import Path
 
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from mnistcnn.config import from_yaml, to_yaml
-from mnistcnn.errors import SettingError
+from mnistcnn.config.load import FORMAT, read_settings, to_yaml
+from mnistcnn.system.errors import SettingError, UsageError
 
 from .conftest import settings
 
@@ -20,20 +20,20 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("model", RECIPES)
-def test_each_model_brings_the_reports_recipe(model):
+def test_each_model_sets_the_optimizer_of_the_report(model):
     composed = settings(f"model={model}")
     assert (composed.optimizer.name, composed.optimizer.lr) == RECIPES[model]
     assert (composed.epochs, composed.batch_size) == (10, 128)
     assert (composed.scheduler.name, composed.scheduler.gamma) == ("step", 0.7)
 
 
-def test_the_command_line_wins_over_the_recipe():
+def test_overrides_take_precedence_over_the_recipe_of_the_model():
     assert settings("model=custom", "optimizer=sgd").optimizer.name == "sgd"
     assert settings("optimizer=sgd", "model=custom").optimizer.name == "sgd"
     assert settings("model=custom", "optimizer.lr=0.5").optimizer.lr == 0.5
 
 
-def test_the_reports_one_parameter_experiments_are_one_override_each():
+def test_one_parameter_experiments_of_the_report_are_single_overrides():
     assert settings("model.batch_norm=after_relu").model.batch_norm == "after_relu"
     assert settings("model.channels=[32,64,32]").model.channels == [32, 64, 32]
     assert settings("model.padding=2").model.padding == 2
@@ -42,9 +42,24 @@ def test_the_reports_one_parameter_experiments_are_one_override_each():
     assert settings("early_stopping.patience=1").early_stopping.patience == 1
 
 
-def test_yaml_holds_every_setting():
-    one = settings("model=custom", "aug=prose", "data=mnist5k", "early_stopping.patience=3")
-    assert from_yaml(to_yaml(one)) == one
+def test_yaml_contains_every_setting():
+    composed = settings("model=custom", "aug=prose", "data=mnist5k", "early_stopping.patience=3")
+    assert read_settings(to_yaml(composed), Path("config.yaml")) == composed
+
+
+@pytest.mark.parametrize(
+    ("first_line", "reason"),
+    [
+        ("format: 2\n", "was written by another version .+format 2; this version reads format 3.$"),
+        ("format: 4\n", "was written by another version .+format 4; this version reads format 3.$"),
+        ("", "has no format number: "),
+    ],
+)
+def test_yaml_of_another_format_is_refused(first_line, reason):
+    text = to_yaml(settings("data=mnist5k"))
+    assert text.startswith(f"format: {FORMAT}\n")
+    with pytest.raises(UsageError, match=f"^config.yaml {reason}"):
+        read_settings(text.replace(f"format: {FORMAT}\n", first_line), Path("config.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -80,16 +95,24 @@ def test_yaml_holds_every_setting():
         ("neighbours.targets=1000", "neighbours.targets"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(override, key):
+def test_values_out_of_range_are_refused_with_their_key(override, key):
     with pytest.raises(SettingError) as refusal:
         settings(override)
     assert refusal.value.key == key
 
 
 @pytest.mark.parametrize(
-    "override", ["epochs=abc", "epochs=1.5", "data.fraction=half", "+typo=1", "++model.typo=1",
-                 "model.channels=8", "seed=null"],
-)  # fmt: skip
+    "override",
+    [
+        "epochs=abc",
+        "epochs=1.5",
+        "data.fraction=half",
+        "+typo=1",
+        "++model.typo=1",
+        "model.channels=8",
+        "seed=null",
+    ],
+)
 def test_wrong_types_and_unknown_keys_are_refused(override):
     with pytest.raises(OmegaConfBaseException):
         settings(override)
@@ -104,15 +127,6 @@ def test_wrong_types_and_unknown_keys_are_refused(override):
         ["model=custom", "model.width=0"],
     ],
 )
-def test_rules_of_the_groups(overrides):
+def test_rules_of_single_groups_are_checked(overrides):
     with pytest.raises(SettingError):
         settings(*overrides)
-
-
-def test_a_run_from_before_there_was_a_choice_was_not_compiled():
-    composed = settings("data=mnist5k")
-    text = "".join(
-        line for line in to_yaml(composed).splitlines(True) if not line.startswith("compile:")
-    )
-    assert text != to_yaml(composed)
-    assert from_yaml(text) == dataclasses.replace(composed, compile="none")

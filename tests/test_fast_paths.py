@@ -1,53 +1,62 @@
-"""What was made faster gives what the plain way gives: the same losses, step after step."""
+"""The faster implementations give the same results as the plain ones, step after step."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mnistcnn import augment, data, engine, fit, models, optim, report
-from mnistcnn.models import Classifier
-from mnistcnn.seeding import Stream, seed_global
+from mnistcnn import IMAGE_SIZE
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.data import augment
+from mnistcnn.data.batches import to_float, training_batches
+from mnistcnn.data.dataset import DatasetSplits
+from mnistcnn.evaluation import artifacts
+from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.registry import create_model
+from mnistcnn.system.random_streams import Stream, seed_global
+from mnistcnn.training.loop import TrainMetrics, training_step
+from mnistcnn.training.optim import OPTIMIZERS, build_optimizer, build_scheduler
+from mnistcnn.training.trainer import build_model
 
 from .conftest import settings
 
 STEPS = 50
 
 
-class Watched(engine.Running):
-    """Keeps each batch's loss."""
+def batch_losses(
+    model: Classifier, optimizer: Optimizer, splits: DatasetSplits, chosen: TrainSettings
+) -> list[float]:
+    """The loss of each batch of the first epoch, of STEPS steps."""
+    losses = []
 
-    def add(self, loss, *others):
-        self.__dict__.setdefault("losses", []).append(loss.item())
-        super().add(loss, *others)
+    def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, labels)
+        losses.append(loss.item())
+        return loss
 
-
-def losses(network: Classifier, optimizer: Optimizer, digits, chosen) -> list[float]:
-    """Of the first steps of a training."""
-    schedule = optim.schedule(chosen.scheduler, optimizer, 1, STEPS)
-    running = Watched(epoch=1)
+    scheduler = build_scheduler(chosen.scheduler, optimizer, 1, STEPS)
+    metrics = TrainMetrics(epoch=1)
     seed_global(chosen.seed, Stream.DROPOUT, 1)
-    engine.train_epoch(
-        network, fit.training_batches(digits.train, chosen, 1), F.cross_entropy, optimizer,
-        schedule, torch.float32, running,
-    )  # fmt: skip
-    return running.losses
+    model.train()
+    for images, labels in training_batches(splits.train, chosen, 1):
+        training_step(model, images, labels, loss_fn, optimizer, scheduler, torch.float32, metrics)
+    return losses
 
 
-def as_written(network: Classifier) -> Classifier:
-    """ReLU before pooling, on the whole image."""
-    layers = list(network.body)
-    for place, (one, other) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
-        if isinstance(one, nn.MaxPool2d) and isinstance(other, nn.ReLU):
-            layers[place : place + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
-    network.body = nn.Sequential(*layers)
-    network.seen = 28
-    return network
+def as_written(model: Classifier) -> Classifier:
+    """Put ReLU before pooling, and process the whole image."""
+    layers = list(model.body)
+    for index, (first, second) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
+        if isinstance(first, nn.MaxPool2d) and isinstance(second, nn.ReLU):
+            layers[index : index + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
+    model.body = nn.Sequential(*layers)
+    model.crop_size = IMAGE_SIZE
+    return model
 
 
 def affine_by_matrices(images, angle, scale, shear, flip, interpolation):
-    """With torch's own grid."""
+    """``augment.affine`` with the grid of torch's ``affine_grid``."""
     angle, shear, zero = torch.deg2rad(angle), torch.deg2rad(shear), torch.zeros_like(angle)
     cos, sin, tan, mirror = torch.cos(angle), torch.sin(angle), torch.tan(shear), 1 - 2 * flip
     row_x = torch.stack([(cos - sin * tan) * mirror, sin + cos * tan, zero], dim=1)
@@ -63,32 +72,35 @@ def affine_by_matrices(images, angle, scale, shear, flip, interpolation):
         [],
         ["model.channels=[8,16,8]", "optimizer=sgd", "optimizer.momentum=0.9"],
         ["model.stride=2"],
-        # At their own rates the last bit of a float32 grows beyond the limit in these steps, as it
-        # does between two layouts in memory.
+        # With their default rates, a difference in the last bit of a float32 grows beyond the
+        # tolerance within these steps, as it does between two memory formats.
         ["aug=full", "optimizer.lr=0.2"],
         ["model.batch_norm=before_relu", "optimizer=adamw", "optimizer.lr=0.0002"],
         ["model=custom", "model.width=0.06", "optimizer.lr=0.00005"],
         ["model=vgg16", "model.width=0.06", "optimizer.lr=0.00002"],
     ],
 )
-def test_the_learning_curve_is_that_of_the_plain_way(digits, monkeypatch, overrides):
+def test_the_learning_curve_equals_that_of_the_plain_implementation(splits, monkeypatch, overrides):
     chosen = settings("data=mnist5k", f"steps={STEPS}", "epochs=1", *overrides)
-    fast = fit.fresh_network(chosen, digits)
-    quick = losses(fast, optim.optimizer(chosen.optimizer, fast.parameters()), digits, chosen)
+    fast_model = build_model(chosen, splits)
+    fast_optimizer = build_optimizer(chosen.optimizer, fast_model.parameters())
+    fast = batch_losses(fast_model, fast_optimizer, splits, chosen)
 
-    plain = as_written(fit.fresh_network(chosen, digits))
-    if not overrides:  # elsewhere layouts draw other masks, or rounding grows beyond the limit
-        plain.to(memory_format=torch.contiguous_format)
+    plain_model = as_written(build_model(chosen, splits))
+    if not overrides:  # with other settings, memory formats draw other masks or round too much
+        plain_model.to(memory_format=torch.contiguous_format)
     arguments = vars(chosen.optimizer) | {"foreach": False}
-    tensor_by_tensor = optim.OPTIMIZERS[arguments.pop("name")][1]
+    optimizer_class = OPTIMIZERS[arguments.pop("name")]
+    plain_optimizer = optimizer_class(plain_model.parameters(), **arguments)
     monkeypatch.setattr(augment, "affine", affine_by_matrices)
-    slow = losses(plain, tensor_by_tensor(plain.parameters(), **arguments), digits, chosen)
-    assert len(quick) == STEPS and quick[-1] < quick[0]
-    torch.testing.assert_close(quick, slow, rtol=1e-4, atol=0)
+    plain = batch_losses(plain_model, plain_optimizer, splits, chosen)
+
+    assert len(fast) == STEPS and fast[-1] < fast[0]
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "seen"),
+    ("overrides", "crop_size"),
     [
         ([], 26),
         (["model.channels=[4,4,4]"], 22),
@@ -96,32 +108,34 @@ def test_the_learning_curve_is_that_of_the_plain_way(digits, monkeypatch, overri
         (["model.padding=2"], 28),
     ],
 )
-def test_what_is_cropped_is_what_nothing_depends_on(overrides, seen):
-    """The report's padding of 0 and an odd number of pixels: pooling forgets the last ones."""
+def test_exactly_the_pixels_without_effect_are_cropped(overrides, crop_size):
+    """Without padding, pooling drops the last row and column of an odd-sized input."""
     torch.manual_seed(0)
-    network = models.build(settings(*overrides).model).eval()
-    assert network.seen == seen
-    whole = as_written(network)
+    model = create_model(settings(*overrides).model).eval()
+    assert model.crop_size == crop_size
+    uncropped = as_written(model)
     images = torch.rand(64, 1, 28, 28, requires_grad=True)
-    whole(images).abs().sum().backward()
-    felt = images.grad.abs().sum(dim=(0, 1))
-    assert felt[:seen, :seen].amax(dim=0).min() > 0
-    assert felt[seen:].sum() == 0 and felt[:, seen:].sum() == 0
+    uncropped(images).abs().sum().backward()
+    effect = images.grad.abs().sum(dim=(0, 1))
+    assert effect[:crop_size, :crop_size].amax(dim=0).min() > 0
+    assert effect[crop_size:].sum() == 0 and effect[:, crop_size:].sum() == 0
 
 
-def test_a_run_reports_what_its_training_has_scored(digits):
-    """As a network that is scored from its checkpoint alone."""
-    chosen = settings("data=mnist5k")
-    network = fit.fresh_network(chosen, digits)
-    anew, _ = report._score(network, digits, torch.float32, None)
-    row = {f"{name}_{key}": anew[part][key] for name, part in (("train", "train"),
-           ("val", "validation")) for key in ("loss", "accuracy")}  # fmt: skip
-    assert report._score(network, digits, torch.float32, row)[0] == anew
+def test_scores_from_training_equal_newly_computed_scores(splits):
+    """As for a model that is loaded from its checkpoint."""
+    model = build_model(settings("data=mnist5k"), splits)
+    computed, _ = artifacts._score_splits(model, splits, torch.float32, None)
+    row = {
+        f"{prefix}_{key}": computed[split][key]
+        for prefix, split in (("train", "train"), ("val", "validation"))
+        for key in ("loss", "accuracy")
+    }
+    assert artifacts._score_splits(model, splits, torch.float32, row)[0] == computed
 
 
-def test_images_are_taken_as_they_are_indexed(digits):
+def test_take_equals_indexing(splits):
     indices = torch.tensor([5, 0, 5, 1999])
-    taken = digits.train.take(indices)
-    assert torch.equal(taken.pixels, digits.train.pixels[indices])
-    assert torch.equal(taken.labels, digits.train.labels[indices])
-    assert torch.equal(data.to_unit(taken.pixels)[:, 0], taken.pixels.float() / 255)
+    taken = splits.train.take(indices)
+    assert torch.equal(taken.pixels, splits.train.pixels[indices])
+    assert torch.equal(taken.labels, splits.train.labels[indices])
+    assert torch.equal(to_float(taken.pixels)[:, 0], taken.pixels.float() / 255)

@@ -1,7 +1,6 @@
-"""Runs that are killed, starved and stopped: what they leave, and how they go on.
+"""Runs that are killed, run out of disk space or are stopped, and their resumption.
 
-What happens to a run happens in a process of its own, by its own hand: no part of the product knows
-of these accidents.
+Each fault is injected in the subprocess that runs the command: the source has no code for testing.
 """
 
 import contextlib
@@ -23,167 +22,224 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import (
-    checkpoint,
-    engine,
-    files,
-    multirun,
-    plots,
-    rundir,
-    signals,
-    train,
-    training,
+from mnistcnn import train
+from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.experiments.multirun import PRELOAD_MODULES
+from mnistcnn.runs.checkpoint import load_checkpoint
+from mnistcnn.runs.directory import (
+    BEST,
+    CONFIG,
+    CONFUSION_CSV,
+    CURVES,
+    HISTORY,
+    LAST,
+    LOG,
+    METRICS,
+    NEIGHBOURS,
+    PREDICTIONS,
+    RESULT_FILES,
+    SUMMARY,
+    TSNE,
 )
+from mnistcnn.runs.history import read_history
+from mnistcnn.system import atomic_files, signals
+from mnistcnn.system.locks import LOCK_FILE
+from mnistcnn.training import trainer
+from mnistcnn.training.train_run import train_run
 
 from .conftest import ROOT, settings
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 
-# A second of training and one of pictures; three epochs of 22 batches.
-SMALL = ["data=mnist5k", "epochs=3", "data.fraction=0.2", "batch_size=32", "aug=full",
-         "tsne.samples=60", "tsne.perplexity=10"]  # fmt: skip
-SAME = [
-    rundir.BEST, rundir.LAST, rundir.PREDICTIONS, rundir.CONFIG, rundir.CURVES, rundir.TSNE,
-    rundir.CONFUSION_CSV, rundir.NEIGHBOURS, rundir.SUMMARY,
-]  # fmt: skip
-MEASURED = {"seconds", "samples_per_second", "peak_memory_bytes"}
+# A second of training and a second of drawing; three epochs of 22 batches.
+SMALL = [
+    "data=mnist5k",
+    "epochs=3",
+    "data.fraction=0.2",
+    "batch_size=32",
+    "aug=full",
+    "tsne.samples=60",
+    "tsne.perplexity=10",
+]
+# Files that are equal to the byte for equal runs.
+EQUAL_FILES = [
+    BEST,
+    LAST,
+    PREDICTIONS,
+    CONFIG,
+    CURVES,
+    TSNE,
+    CONFUSION_CSV,
+    NEIGHBOURS,
+    SUMMARY,
+]
+# Keys whose values are measurements of the computer.
+MEASURED_KEYS = {"seconds", "samples_per_second", "peak_memory_bytes"}
 
 
-def timeless(value: object) -> object:
+def without_measurements(value: object) -> object:
     if isinstance(value, dict):
-        return {key: timeless(value[key]) for key in value if key not in MEASURED}
+        return {key: without_measurements(value[key]) for key in value if key not in MEASURED_KEYS}
     if isinstance(value, list | tuple):
-        return [timeless(each) for each in value]
+        return [without_measurements(element) for element in value]
     return value
 
 
-def left(run: Path) -> dict[str, object]:
-    """All that a run has to say, but for the time it took."""
+def read_results(run_dir: Path) -> dict[str, object]:
+    """The contents of all files that must be equal for equal runs, without measurements."""
     return {
-        **{name: (run / name).read_bytes() for name in SAME},
-        rundir.METRICS: timeless(json.loads((run / rundir.METRICS).read_text())),
-        rundir.HISTORY: [timeless(row) for row in rundir.read_history(run)],
+        **{name: (run_dir / name).read_bytes() for name in EQUAL_FILES},
+        METRICS: without_measurements(json.loads((run_dir / METRICS).read_text())),
+        HISTORY: [without_measurements(row) for row in read_history(run_dir)],
     }
 
 
-def visible(run: Path) -> set[str]:
-    return {file.name for file in run.iterdir()} - {rundir.LOCK}
+def file_names(run_dir: Path) -> set[str]:
+    return {file.name for file in run_dir.iterdir()} - {LOCK_FILE}
 
 
-def status(run: Path) -> str:
-    return json.loads((run / rundir.METRICS).read_text())["status"]
+def assert_same_results(run_dir: Path, expected_dir: Path) -> None:
+    actual, expected = read_results(run_dir), read_results(expected_dir)
+    assert [name for name in actual if actual[name] != expected[name]] == []
+    assert file_names(run_dir) == file_names(expected_dir)  # no temporary files are left
+
+
+def read_metrics(run_dir: Path) -> dict:
+    return json.loads((run_dir / METRICS).read_text())
+
+
+def read_status(run_dir: Path) -> str | None:
+    return read_metrics(run_dir)["status"] if (run_dir / METRICS).exists() else None
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.run(settings(*SMALL), out)
-    return out
+def uninterrupted(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train_run(settings(*SMALL), run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
-def undisturbed_sketch(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_apart(sketch, out)
-    return out
+def uninterrupted_undrawn(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run_in_process(run_undrawn, run_dir)
+    return run_dir
 
 
-def assert_same(run: Path, undisturbed: Path) -> None:
-    one, other = left(run), left(undisturbed)
-    assert [name for name in one if one[name] != other[name]] == []
-    assert visible(run) == visible(undisturbed)  # nothing half written lies about
+# Faults ------------------------------------------------------------------------------------------
+
+# Moments of a write: half of the content written, all of it written, and the file renamed.
+MOMENTS = ("half", "before", "after")
 
 
-# Accidents ---------------------------------------------------------------------------------------
+def inject_fault(moment: str, number: int, fault: Callable[[Path], None]) -> None:
+    """Call ``fault(path)`` at a moment of the write ``number`` (from 1) of this process.
 
-# Of a write: with half of the content there, with all of it, and with the new name given.
-PLACES = ("half", "before", "after")
-
-
-def befall(place: str, number: int, do: Callable[[Path], None]) -> None:
-    """Let ``do(path)`` happen at that place of the write ``number`` (from 1) of this process."""
+    ``moment`` is one of MOMENTS, or ``start`` for before the file is opened.
+    """
     count = itertools.count(1)
-    real_telling, real_to_disk, real_replace = files._telling, files._to_disk, os.replace
-    current: list[Path] = []
+    as_write_error, flush_to_disk = atomic_files._as_write_error, atomic_files._flush_to_disk
+    os_replace = os.replace
+    current: list[Path] = []  # the file being written, if its write is the chosen one
 
     @contextlib.contextmanager
-    def telling(path: Path):
+    def count_write(path: Path):
         current[:] = [path] if next(count) == number else []
-        if current and place == "start":
-            do(path)
-        with real_telling(path):
+        if current and moment == "start":
+            fault(path)
+        with as_write_error(path):
             yield
 
-    def to_disk(file) -> None:
+    def flush(file) -> None:
         file.flush()
-        if current and place == "half":
+        if current and moment == "half":
             os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size // 2)
-            do(current[0])
-        real_to_disk(file)
+            fault(current[0])
+        flush_to_disk(file)
 
     def replace(source, target) -> None:
-        if current and place == "before":
-            do(current[0])
-        real_replace(source, target)
-        if current and place == "after":
-            do(current[0])
+        if current and moment == "before":
+            fault(current[0])
+        os_replace(source, target)
+        if current and moment == "after":
+            fault(current[0])
 
-    files._telling, files._to_disk, os.replace = telling, to_disk, replace
+    atomic_files._as_write_error, atomic_files._flush_to_disk = count_write, flush
+    os.replace = replace
 
 
 def kill(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fill_the_disk(path: Path) -> None:
-    """No file of this process grows beyond a few bytes from now on; the kernel sees to it."""
+def fill_disk(path: Path) -> None:
+    """Limit the size of all files that this process writes from now on to a few bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
 
-def forbid(path: Path) -> None:
-    def refuse(*_, **__):
+def deny_writing(path: Path) -> None:
+    def fail(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    files.tempfile.mkstemp = refuse
+    atomic_files.tempfile.mkstemp = fail
 
 
-def delete(path: Path) -> None:
+def delete_directory(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
-def sketch(out: Path, typed: Sequence[str] = SMALL) -> None:
-    """A run, begun or gone on with, whose pictures are what would be drawn: a third of the time."""
+def fail_on_gpu(path: Path) -> None:
+    def fail(*_, **__):
+        raise RuntimeError(
+            "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously "
+            "reported at some other API call\nCompile with TORCH_USE_CUDA_DSA"
+        )
 
-    def picture(path: Path, *drawn: object) -> None:
-        text = json.dumps(timeless(drawn), default=lambda array: array.tolist())
-        rundir.write_text(path, text)
-
-    for name in ("confusion", "misclassified", "neighbours", "augmented", "tsne", "curves"):
-        setattr(plots, name, picture)
-    # what a person does who finds the directory: without a configuration nothing was begun
-    training.run(settings(*typed), out, go_on=(out / rundir.CONFIG).exists())
+    trainer.training_step = fail
 
 
-def sketch_and_die(out: Path, place: str, number: int) -> None:
-    befall(place, number, kill)
-    sketch(out)
+# Functions that run in subprocesses --------------------------------------------------------------
 
 
-def count_writes(out: Path, names) -> None:
-    real = files._telling
+def run_undrawn(run_dir: Path, overrides: Sequence[str] = SMALL) -> None:
+    """Start or resume a run that writes the data of its figures instead of drawing them.
 
-    def telling(path: Path):
-        names.send(path.name)
-        return real(path)
+    It takes a third of the time of a complete run.
+    """
 
-    files._telling = telling
-    sketch(out)
-    names.send(None)
+    def write_data(path: Path, *data: object) -> None:
+        text = json.dumps(without_measurements(data), default=lambda array: array.tolist())
+        atomic_files.write_text(path, text)
+
+    for name in ("confusion_matrix", "tsne", "curves"):
+        setattr(figures, name, write_data)
+    for name in ("misclassified", "neighbours", "augmented"):
+        setattr(mosaic, name, write_data)
+    # without a configuration there is nothing to resume
+    train_run(settings(*overrides), run_dir, resume=(run_dir / CONFIG).exists())
 
 
-def command(arguments: list[str], said, place: str, number: int, accident: str) -> None:
-    """The command in this process; its exit code and what it printed go to ``said``."""
-    befall(place, number, globals()[accident])
+def run_undrawn_and_die(run_dir: Path, moment: str, number: int) -> None:
+    inject_fault(moment, number, kill)
+    run_undrawn(run_dir)
+
+
+def send_writes(run_dir: Path, sender) -> None:
+    """Send the name of each file that a run writes, then None."""
+    as_write_error = atomic_files._as_write_error
+
+    def send_name(path: Path):
+        sender.send(path.name)
+        return as_write_error(path)
+
+    atomic_files._as_write_error = send_name
+    run_undrawn(run_dir)
+    sender.send(None)
+
+
+def run_command(arguments: list[str], sender, number: int, fault: str) -> None:
+    """Run the command with a fault at the start of a write; send its exit code and its output."""
+    inject_fault("start", number, globals()[fault])
     sys.argv = ["mnistcnn", *arguments]
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
@@ -192,27 +248,36 @@ def command(arguments: list[str], said, place: str, number: int, accident: str) 
             train.main()
         except SystemExit as stop:
             code = stop.code
-    said.send((code, out.getvalue(), err.getvalue()))
+    sender.send((code, out.getvalue(), err.getvalue()))
 
 
-def process(function: Callable, *arguments: object) -> multiprocessing.Process:
-    """A started process that has all imported already; it ends with the test at the latest."""
+def start_process(function: Callable, *arguments: object) -> multiprocessing.Process:
+    """Start a process forked from a server that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *multirun.HEAVY])
-    started = context.Process(target=function, args=arguments)
-    started.start()
-    return started
+    context.set_forkserver_preload([__name__, *PRELOAD_MODULES])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
-def run_apart(function: Callable, *arguments: object) -> None:
-    running = process(function, *arguments)
-    running.join()
-    assert running.exitcode == 0
+def run_in_process(function: Callable, *arguments: object) -> None:
+    process = start_process(function, *arguments)
+    process.join()
+    assert process.exitcode == 0
+
+
+def run_command_with_fault(arguments: list[str], number: int, fault: str) -> tuple[int, str, str]:
+    """The exit code, standard output and standard error of the command with a fault."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = start_process(run_command, arguments, sender, number, fault)
+    result = receiver.recv()
+    process.join()
+    return result
 
 
 @pytest.fixture(scope="module", autouse=True)
-def a_server_of_our_own():
-    """Later tests want a server that has imported what they run, not this file."""
+def own_fork_server():
+    """Use a fork server of this file's own: it preloads modules that other tests do not use."""
     multiprocessing.forkserver._forkserver._stop()
     yield
     multiprocessing.forkserver._forkserver._stop()
@@ -220,154 +285,142 @@ def a_server_of_our_own():
 
 @pytest.fixture(scope="module")
 def writes(tmp_path_factory) -> list[str]:
-    """The names of the files that a run writes, in their order."""
+    """The names of the files that a run writes, in order."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    out = tmp_path_factory.mktemp("writes") / "run"
-    counting = process(count_writes, out, sender)
+    process = start_process(send_writes, tmp_path_factory.mktemp("writes") / "run", sender)
     names = list(iter(receiver.recv, None))
-    counting.join()
-    assert names[:3] == [rundir.CONFIG, rundir.METRICS, rundir.LAST]
-    assert names[-1] == rundir.METRICS and len(names) > 25
+    process.join()
+    assert names[:3] == [CONFIG, METRICS, LAST]
+    assert names[-1] == METRICS and len(names) > 25
     return names
 
 
-# Killed ------------------------------------------------------------------------------------------
+# Killed runs -------------------------------------------------------------------------------------
 
 
-def test_runs_that_are_killed_at_random_moments(undisturbed_sketch, tmp_path, request):
-    """Once or twice each; every other run saves after each batch."""
-    saving = [*SMALL, "checkpoint.minutes=0"]
-    run_apart(sketch, tmp_path / "saving", saving)
-    seconds = json.loads((tmp_path / "saving" / rundir.METRICS).read_text())["seconds"]["total"]
-    process(time.sleep, 0).join()  # the server is there
-    died = 0
+def test_runs_killed_at_random_moments_give_the_same_results(
+    uninterrupted_undrawn, tmp_path, request
+):
+    """Kill each run once or twice; every other run saves a checkpoint after each batch."""
+    frequent = [*SMALL, "checkpoint.minutes=0"]
+    run_in_process(run_undrawn, tmp_path / "frequent", frequent)
+    seconds = read_metrics(tmp_path / "frequent")["seconds"]["total"]
+    start_process(time.sleep, 0).join()  # the fork server is running now
+    killed = 0
     for seed in range(request.config.getoption("--kills")):
-        draw, out = random.Random(seed), tmp_path / f"seed-{seed}"
-        chosen, alike = (SMALL, undisturbed_sketch) if seed % 2 else (saving, tmp_path / "saving")
-        moments = [draw.uniform(0, 1.2 * seconds) for _ in range(draw.randint(1, 2))]
-        print(f"seed {seed}: to be killed after {moments} s")
-        for moment in moments:
-            running = process(sketch, out, chosen)
-            time.sleep(moment)
-            running.kill()
-            running.join()
-            died += running.exitcode == -signal.SIGKILL
-        run_apart(sketch, out, chosen)
-        assert_same(out, alike)
-    assert died > 0
+        generator, run_dir = random.Random(seed), tmp_path / f"seed-{seed}"
+        if seed % 2:
+            overrides, expected = SMALL, uninterrupted_undrawn
+        else:
+            overrides, expected = frequent, tmp_path / "frequent"
+        delays = [generator.uniform(0, 1.2 * seconds) for _ in range(generator.randint(1, 2))]
+        print(f"seed {seed}: killed after {delays} s")
+        for delay in delays:
+            process = start_process(run_undrawn, run_dir, overrides)
+            time.sleep(delay)
+            process.kill()
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
+        run_in_process(run_undrawn, run_dir, overrides)
+        assert_same_results(run_dir, expected)
+    assert killed > 0
 
 
-def status_or_none(out: Path) -> str | None:
-    return status(out) if (out / rundir.METRICS).exists() else None
+def test_runs_killed_while_writing_give_the_same_results(uninterrupted_undrawn, writes, tmp_path):
+    """Kill at every moment of all writes of checkpoints, and at one of some other writes."""
+    checkpoints = [n for n, name in enumerate(writes, 1) if name in (BEST, LAST)]
+    others = [n for n in range(1, len(writes) + 1) if n not in checkpoints]
+    generator = random.Random(0)
+    cases = list(itertools.product(checkpoints, MOMENTS))
+    cases += [(n, generator.choice(MOMENTS)) for n in generator.sample(others, 6)]
+    for number, moment in cases:
+        run_dir = tmp_path / f"{number}-{moment}"
+        process = start_process(run_undrawn_and_die, run_dir, moment, number)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        run_in_process(run_undrawn, run_dir)
+        assert_same_results(run_dir, uninterrupted_undrawn)
 
 
-def test_runs_that_are_killed_while_they_write(undisturbed_sketch, writes, tmp_path):
-    """Every write of a checkpoint at every place of it, and some of the others."""
-    of_checkpoints = [n for n, name in enumerate(writes, 1) if name in (rundir.BEST, rundir.LAST)]
-    others = [n for n in range(1, len(writes) + 1) if n not in of_checkpoints]
-    draw = random.Random(0)
-    moments = list(itertools.product(of_checkpoints, PLACES))
-    moments += [(n, draw.choice(PLACES)) for n in draw.sample(others, 6)]
-    for number, place in moments:
-        out = tmp_path / f"{number}-{place}"
-        dying = process(sketch_and_die, out, place, number)
-        dying.join()
-        assert dying.exitcode == -signal.SIGKILL
-        run_apart(sketch, out)
-        assert_same(out, undisturbed_sketch)
+# Failing writes and devices ----------------------------------------------------------------------
 
 
-# Starved -----------------------------------------------------------------------------------------
-
-
-def commanded(arguments: list[str], place: str, number: int, accident: str) -> tuple[int, str, str]:
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    running = process(command, arguments, sender, place, number, accident)
-    said = receiver.recv()
-    running.join()
-    return said
-
-
-def test_a_disk_that_is_full_from_any_write_on(undisturbed_sketch, writes, tmp_path):
+def test_a_disk_that_is_full_from_any_write_on(uninterrupted_undrawn, writes, tmp_path):
     for number, name in enumerate(writes, 1):
-        out = tmp_path / f"{number}-{name}"
-        code, _, err = commanded([*SMALL, f"hydra.run.dir={out}"], "start", number, "fill_the_disk")
+        run_dir = tmp_path / f"{number}-{name}"
+        arguments = [*SMALL, f"hydra.run.dir={run_dir}"]
+        code, _, err = run_command_with_fault(arguments, number, "fill_disk")
         lines = err.splitlines()
         assert code == 1 and "Traceback" not in err and len(lines) <= 2, (number, err)
-        if name in rundir.RESULTS and name != rundir.PREDICTIONS:
-            assert lines[0].startswith("mnistcnn: the numbers are whole, but not written: ")
-            assert json.loads((out / rundir.METRICS).read_text())["test"]["accuracy"] > 0
+        if name in RESULT_FILES and name != PREDICTIONS:
+            assert lines[0].startswith(
+                "mnistcnn: all scores were written, but these files were not: "
+            )
+            assert read_metrics(run_dir)["test"]["accuracy"] > 0
         else:
-            assert lines[0] == f"mnistcnn: {out / name} cannot be written: File too large"
+            assert lines[0] == f"mnistcnn: {run_dir / name} cannot be written: File too large"
         if number > 1:
-            assert lines[1] == f"to go on: python -m mnistcnn.train resume={out}"
-            assert status_or_none(out) in ("interrupted", None)  # it could not even say "failed"
+            assert lines[1] == f"to resume: python -m mnistcnn.train resume={run_dir}"
+            # the status "failed" cannot be written either
+            assert read_status(run_dir) in ("interrupted", None)
         if number > 3:
-            assert checkpoint.load(out / rundir.LAST).training is not None
-        run_apart(sketch, out)
-        assert_same(out, undisturbed_sketch)
+            assert load_checkpoint(run_dir / LAST).training is not None
+        run_in_process(run_undrawn, run_dir)
+        assert_same_results(run_dir, uninterrupted_undrawn)
 
 
 @pytest.mark.parametrize(
-    ("accident", "reason"),
-    [("forbid", "Permission denied"), ("delete", "No such file or directory")],
+    ("fault", "reason"),
+    [("deny_writing", "Permission denied"), ("delete_directory", "No such file or directory")],
 )
-@pytest.mark.parametrize("name", [rundir.LAST, rundir.PREDICTIONS])
-def test_a_directory_that_goes_or_may_no_longer_be_written(
-    writes, tmp_path, accident, reason, name
-):
-    out = tmp_path / "run"
+@pytest.mark.parametrize("name", [LAST, PREDICTIONS])
+def test_a_directory_that_is_deleted_or_becomes_read_only(writes, tmp_path, fault, reason, name):
+    run_dir = tmp_path / "run"
     number = len(writes) - writes[::-1].index(name)  # the last write of that file
-    code, _, err = commanded([*SMALL, f"hydra.run.dir={out}"], "start", number, accident)
+    code, _, err = run_command_with_fault([*SMALL, f"hydra.run.dir={run_dir}"], number, fault)
     first, *others = err.splitlines()
-    assert (code, first) == (1, f"mnistcnn: {out / name} cannot be written: {reason}")
-    if accident == "delete":
-        assert others == [] and not out.exists()
+    assert (code, first) == (1, f"mnistcnn: {run_dir / name} cannot be written: {reason}")
+    if fault == "delete_directory":
+        assert others == [] and not run_dir.exists()
     else:
-        assert others == [f"to go on: python -m mnistcnn.train resume={out}"]
-        assert checkpoint.load(out / rundir.LAST).epoch >= 2
+        assert others == [f"to resume: python -m mnistcnn.train resume={run_dir}"]
+        assert load_checkpoint(run_dir / LAST).epoch >= 2
 
 
-def lose_the_gpu(path: Path) -> None:
-    def fail(*_, **__):
-        raise RuntimeError(
-            "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously "
-            "reported at some other API call\nCompile with TORCH_USE_CUDA_DSA"
-        )
-
-    engine.train_epoch = fail
-
-
-def test_a_device_that_goes_away(undisturbed, writes, tmp_path):
-    out = tmp_path / "run"
-    number = writes.index(rundir.HISTORY) + 1
-    code, _, err = commanded([*SMALL, f"hydra.run.dir={out}"], "start", number, "lose_the_gpu")
+def test_a_run_can_be_resumed_after_a_gpu_error(uninterrupted, writes, tmp_path):
+    run_dir = tmp_path / "run"
+    number = writes.index(HISTORY) + 1
+    arguments = [*SMALL, f"hydra.run.dir={run_dir}"]
+    code, _, err = run_command_with_fault(arguments, number, "fail_on_gpu")
     first, second = err.splitlines()
     assert code == 1 and first == (
         "mnistcnn: RuntimeError: CUDA error: unspecified launch failure "
-        "(HYDRA_FULL_ERROR=1 shows where)"
+        "(HYDRA_FULL_ERROR=1 shows the traceback)"
     )
-    assert second == f"to go on: python -m mnistcnn.train resume={out}"
-    assert status(out) == "failed" and "Traceback" in (out / rundir.LOG).read_text()
-    assert checkpoint.load(out / rundir.LAST).epoch == 1
-    training.run(settings(*SMALL), out, go_on=True)
-    assert_same(out, undisturbed)
+    assert second == f"to resume: python -m mnistcnn.train resume={run_dir}"
+    assert read_status(run_dir) == "failed" and "Traceback" in (run_dir / LOG).read_text()
+    assert load_checkpoint(run_dir / LAST).epoch == 1
+    train_run(settings(*SMALL), run_dir, resume=True)
+    assert_same_results(run_dir, uninterrupted)
 
 
-# Stopped -----------------------------------------------------------------------------------------
+# Stopped runs ------------------------------------------------------------------------------------
 
 
-def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:
+def start_command(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "mnistcnn.train", *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 
@@ -379,190 +432,185 @@ STOPS = {
 
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
-def test_a_signal_stops_a_run_between_two_batches(undisturbed, tmp_path, number):
-    out = tmp_path / "a run's"
-    run_dir = '''hydra.run.dir="''' + str(out) + '"'
-    with start(*SMALL, run_dir) as running:
-        wait_for(lambda: (out / rundir.HISTORY).exists() or running.poll() is not None)
-        running.send_signal(number)
-        _, err = running.communicate(timeout=60)
+def test_a_signal_stops_a_run_between_two_batches(uninterrupted, tmp_path, number):
+    run_dir = tmp_path / "a run's"
+    with start_command(*SMALL, f'hydra.run.dir="{run_dir}"') as process:
+        wait_for(lambda: (run_dir / HISTORY).exists() or process.poll() is not None)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     code, reason = STOPS[number]
     first, second = err.splitlines()
-    assert (running.returncode, first) == (code, f"mnistcnn: {reason}")
-    written = json.loads((out / rundir.METRICS).read_text())
-    assert (written["status"], written["error"]) == ("interrupted", reason)
-    assert (out / rundir.LOG).read_text().count("stopped") <= 1
-    last = checkpoint.load(out / rundir.LAST)
+    assert (process.returncode, first) == (code, f"mnistcnn: {reason}")
+    metrics = read_metrics(run_dir)
+    assert (metrics["status"], metrics["error"]) == ("interrupted", reason)
+    assert (run_dir / LOG).read_text().count("stopped") <= 1
+    last = load_checkpoint(run_dir / LAST)
     assert 1 <= last.epoch < 3 and last.step >= 22
 
-    said, _, typed = second.partition("python -m mnistcnn.train ")
-    assert said == "to go on: "
-    with start(*shlex.split(typed)) as running:
-        told, err = running.communicate(timeout=120)
-    assert (running.returncode, err) == (0, "")
-    assert f"going on after epoch {last.epoch} of 3" in told
-    assert_same(out, undisturbed)
+    label, _, arguments = second.partition("python -m mnistcnn.train ")
+    assert label == "to resume: "
+    with start_command(*shlex.split(arguments)) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert f"resuming after epoch {last.epoch} of 3" in out
+    assert_same_results(run_dir, uninterrupted)
 
 
-def test_a_stop_in_the_middle_of_an_epoch_keeps_every_step(undisturbed, tmp_path, monkeypatch):
-    """In the second epoch, and while it is scored."""
-    for after in (23, 30, 44, 45):  # 22 batches, then one of each of two scored parts
-        out, seen = tmp_path / str(after), itertools.count(1)
+def stop_after_checks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Stop by SIGTERM after ``count`` checks; each batch, trained on or scored, has one."""
+    checks = itertools.count(1)
 
-        @contextlib.contextmanager
-        def deferred(seen=seen, after=after):
-            yield lambda: signal.SIGTERM if next(seen) > after + 2 else None  # 2 score epoch 1
+    def raise_if_stopped() -> None:
+        if next(checks) > count:
+            raise signals.Stopped(signal.SIGTERM)
 
-        with monkeypatch.context() as patched:
-            patched.setattr("mnistcnn.signals.deferred", deferred)
+    monkeypatch.setattr(signals, "raise_if_stopped", raise_if_stopped)
+
+
+def test_a_stop_within_an_epoch_keeps_every_step(uninterrupted, tmp_path, monkeypatch):
+    """Stop in the second epoch: during training, and while the epoch is scored."""
+    for batches in (23, 30, 44, 45):  # 44 training batches, then one of each scored split
+        run_dir = tmp_path / str(batches)
+        with monkeypatch.context() as patch:
+            stop_after_checks(patch, batches + 2)  # scoring the first epoch takes 2 batches
             with pytest.raises(KeyboardInterrupt):
-                training.run(settings(*SMALL), out)
-        last = checkpoint.load(out / rundir.LAST)
-        assert last.step == min(after, 44) and last.epoch == 1
-        training.run(settings(*SMALL), out, go_on=True)
-        assert_same(out, undisturbed)
+                train_run(settings(*SMALL), run_dir)
+        last = load_checkpoint(run_dir / LAST)
+        assert last.step == min(batches, 44) and last.epoch == 1
+        train_run(settings(*SMALL), run_dir, resume=True)
+        assert_same_results(run_dir, uninterrupted)
 
 
-def test_a_stop_while_an_epoch_is_scored_does_not_slow_its_training_down(tmp_path, monkeypatch):
-    asked = iter(23 * [None] + [signal.SIGTERM])  # 22 batches, the training part; validation
+def test_a_stop_during_scoring_does_not_lower_samples_per_second(tmp_path, monkeypatch):
+    infer = trainer.infer
 
-    @contextlib.contextmanager
-    def deferred():
-        yield lambda: next(asked, None)
-
-    real = engine.infer
-
-    def slow(*arguments):
+    def slow_infer(*arguments):
         time.sleep(1)
-        return real(*arguments)
+        return infer(*arguments)
 
-    with monkeypatch.context() as patched:
-        patched.setattr("mnistcnn.signals.deferred", deferred)
-        patched.setattr(engine, "infer", slow)
+    with monkeypatch.context() as patch:
+        stop_after_checks(patch, 23)  # 22 training batches, then one scored batch of 2
+        patch.setattr(trainer, "infer", slow_infer)
         with pytest.raises(KeyboardInterrupt):
-            training.run(settings(*SMALL, "epochs=2"), tmp_path)
-    last = checkpoint.load(tmp_path / rundir.LAST)
+            train_run(settings(*SMALL, "epochs=2"), tmp_path)
+    last = load_checkpoint(tmp_path / LAST)
     assert (last.epoch, last.step) == (0, 22)
-    training.run(settings(*SMALL, "epochs=2"), tmp_path, go_on=True)
-    for row in rundir.read_history(tmp_path):
+    train_run(settings(*SMALL, "epochs=2"), tmp_path, resume=True)
+    for row in read_history(tmp_path):
         assert row["samples_per_second"] > 680 / 0.9
 
 
-class Swallows:
-    """Lets no exception out, as destructors and callbacks do not."""
+class StopsInDestructor:
+    """Sends a stop signal while Python cannot raise an exception."""
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
 
 
-def test_a_signal_that_python_swallowed_is_heard_all_the_same(tmp_path, monkeypatch):
-    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
-    real = plots.confusion
+def test_a_signal_received_in_a_destructor_stops_the_run(tmp_path, monkeypatch):
+    confusion_matrix = figures.confusion_matrix
 
-    def swallowing(*arguments):
-        real(*arguments)
-        Swallows()
+    def draw_and_stop(*arguments):
+        confusion_matrix(*arguments)
+        StopsInDestructor()
 
-    monkeypatch.setattr(plots, "confusion", swallowing)
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
-    signals.listen()
-    try:
-        with pytest.raises(signals.Stopped):
-            training.run(settings(*SMALL), tmp_path)
-    finally:
-        signals.listen()  # nothing was asked
-        signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert status(tmp_path) == "interrupted" and not (tmp_path / rundir.TSNE).exists()
-    assert not told
+    monkeypatch.setattr(figures, "confusion_matrix", draw_and_stop)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    signals.install_handlers()
+    with pytest.raises(signals.Stopped):
+        train_run(settings(*SMALL), tmp_path)
+    assert read_status(tmp_path) == "interrupted" and not (tmp_path / TSNE).exists()
+    assert not unraisable
 
 
-def test_a_second_interrupt_ends_it_at_once(tmp_path):
-    out = tmp_path / "run"
-    # seconds for a batch, and most of them in one call of torch's
-    slow = ["data=mnist5k", "model=custom", "batch_size=128", f"hydra.run.dir={out}"]
-    with start(*slow) as running:
-        wait_for(lambda: (out / rundir.LAST).exists())
+def test_a_second_interrupt_ends_the_process_immediately(tmp_path):
+    run_dir = tmp_path / "run"
+    # a batch takes seconds, most of them in one call into torch
+    slow = ["data=mnist5k", "model=custom", "batch_size=128", f"hydra.run.dir={run_dir}"]
+    with start_command(*slow) as process:
+        wait_for(lambda: (run_dir / LAST).exists())
         time.sleep(1)
-        running.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-        assert running.poll() is None
-        running.send_signal(signal.SIGINT)
-        running.wait(timeout=60)
-        err = running.stderr.read()
-    assert (running.returncode, err) == (130, "mnistcnn: stopped at once\n")
-    assert checkpoint.load(out / rundir.LAST).step == 0 and status(out) == "interrupted"
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        err = process.stderr.read()
+    assert (process.returncode, err) == (130, "mnistcnn: stopped immediately\n")
+    assert load_checkpoint(run_dir / LAST).step == 0 and read_status(run_dir) == "interrupted"
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate", "compare", "reproduce"])
 def test_an_interrupt_while_torch_is_imported(module):
-    typed = ["nowhere"] if module == "compare" else []
+    arguments = ["nowhere"] if module == "compare" else []
     with subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", f"mnistcnn.{module}", *typed],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    ) as running:  # fmt: skip
-        for line in running.stderr:
-            if line.endswith("numpy\n"):  # on the way to torch
+        [sys.executable, "-X", "importtime", "-m", f"mnistcnn.{module}", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if line.endswith("numpy\n"):  # torch imports numpy early
                 break
-        running.send_signal(signal.SIGINT)
-        err = running.stderr.read()
-    assert running.returncode == 130
-    assert "mnistcnn: stopped at once" in err and "Traceback" not in err
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert "mnistcnn: stopped immediately" in err and "Traceback" not in err
 
 
-def test_a_run_that_is_being_written_is_left_alone(tmp_path):
-    out = tmp_path / "run"
-    with start(*SMALL, "epochs=50", f"hydra.run.dir={out}") as running:
-        wait_for(lambda: (out / rundir.HISTORY).exists())
-        with start(f"resume={out}") as second:
+def test_a_run_that_is_being_written_cannot_be_resumed(tmp_path):
+    run_dir = tmp_path / "run"
+    with start_command(*SMALL, "epochs=50", f"hydra.run.dir={run_dir}") as process:
+        wait_for(lambda: (run_dir / HISTORY).exists())
+        with start_command(f"resume={run_dir}") as second:
             _, err = second.communicate(timeout=60)
-        assert running.poll() is None
-        running.kill()
+        assert process.poll() is None
+        process.kill()
     assert second.returncode == 2
     assert err == (
-        f"mnistcnn: {out} is being written by another process: wait for it, or stop it first\n"
+        f"mnistcnn: {run_dir} is being written by another process: wait for it or stop it first\n"
     )
 
 
-# The promise -------------------------------------------------------------------------------------
+# Independence of earlier runs --------------------------------------------------------------------
 
 
-def test_the_third_job_of_a_multirun_is_the_same_as_that_job_alone(tmp_path):
-    with start("-m", *SMALL, "seed=1,2,0", f"hydra.sweep.dir={tmp_path}/sweep") as running:
-        running.communicate(timeout=120)
-    assert running.returncode == 0
-    (third,) = (tmp_path / "sweep").glob("seed-0-*")
-    with start(*SMALL, "seed=0", f"hydra.run.dir={tmp_path}/alone") as running:
-        running.communicate(timeout=120)
-    assert_same(third, tmp_path / "alone")
+def test_the_third_job_of_a_multirun_equals_a_single_run(tmp_path):
+    sweep_dir = tmp_path / "sweep"
+    with start_command("-m", *SMALL, "seed=1,2,0", f"hydra.sweep.dir={sweep_dir}") as process:
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    (third,) = sweep_dir.glob("seed-0-*")
+    with start_command(*SMALL, "seed=0", f"hydra.run.dir={tmp_path}/single") as process:
+        process.communicate(timeout=120)
+    assert_same_results(third, tmp_path / "single")
 
 
-def test_the_third_run_of_a_process_is_the_same_as_that_run_alone(undisturbed, tmp_path):
-    training.run(settings(*SMALL, "seed=1"), tmp_path / "first")
-    training.run(settings(*SMALL, "model=fcnet", "aug=none"), tmp_path / "second")
-    training.run(settings(*SMALL), tmp_path / "third")
-    assert_same(tmp_path / "third", undisturbed)
+def test_the_third_run_of_a_process_equals_a_single_run(uninterrupted, tmp_path):
+    train_run(settings(*SMALL, "seed=1"), tmp_path / "first")
+    train_run(settings(*SMALL, "model=fcnet", "aug=none"), tmp_path / "second")
+    train_run(settings(*SMALL), tmp_path / "third")
+    assert_same_results(tmp_path / "third", uninterrupted)
 
 
-def test_a_job_that_was_killed_goes_on_where_it_was(tmp_path):
-    """The same command does not begin a run anew that had come far."""
-    sweep_dir, epochs = tmp_path / "sweep", 30  # a second passes until the job is asked to stop
-    typed = ["-m", *SMALL, f"epochs={epochs}", "seed=0", f"hydra.sweep.dir={sweep_dir}"]
-    with start(*typed) as running:
-        wait_for(lambda: list(sweep_dir.glob(f"*/{rundir.HISTORY}")))
-        running.send_signal(signal.SIGTERM)
-        _, err = running.communicate(timeout=60)
-    assert running.returncode == 143
+def test_a_stopped_job_is_resumed_by_the_same_command(tmp_path):
+    """The command does not restart a run that has completed epochs."""
+    sweep_dir, epochs = tmp_path / "sweep", 30  # the job is stopped only after a second
+    arguments = ["-m", *SMALL, f"epochs={epochs}", "seed=0", f"hydra.sweep.dir={sweep_dir}"]
+    with start_command(*arguments) as process:
+        wait_for(lambda: list(sweep_dir.glob(f"*/{HISTORY}")))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
     first, second = err.splitlines()
     assert first == "mnistcnn: stopped by SIGTERM" and second.startswith("mnistcnn: 1 run is not")
-    (out,) = (path for path in sweep_dir.iterdir() if path.is_dir())
-    done = checkpoint.load(out / rundir.LAST).epoch
-    assert status(out) == "interrupted" and done >= 1
-    with start(*typed) as running:
-        told, _ = running.communicate(timeout=120)
-    assert running.returncode == 0 and f"going on after epoch {done} of {epochs}" in told
-    training.run(settings(*SMALL, f"epochs={epochs}"), tmp_path / "undisturbed")
-    assert_same(out, tmp_path / "undisturbed")
+    (run_dir,) = (path for path in sweep_dir.iterdir() if path.is_dir())
+    completed = load_checkpoint(run_dir / LAST).epoch
+    assert read_status(run_dir) == "interrupted" and completed >= 1
+    with start_command(*arguments) as process:
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"resuming after epoch {completed} of {epochs}" in out
+    train_run(settings(*SMALL, f"epochs={epochs}"), tmp_path / "uninterrupted")
+    assert_same_results(run_dir, tmp_path / "uninterrupted")

@@ -1,21 +1,21 @@
-"""Numbers worked out by hand."""
+"""Scores of predictions, compared with values computed by hand."""
 
 import numpy as np
 import pytest
 
-from mnistcnn import metrics
-from mnistcnn.metrics import Predictions
+from mnistcnn.evaluation import metrics
+from mnistcnn.evaluation.metrics import Predictions
 
 
 def predictions(labels: list[int], rows: list[dict[int, float]]) -> Predictions:
-    """Each row gives some probabilities; the digits it leaves out share the rest."""
-    table = np.zeros((len(rows), 10))
+    """Predictions with the given probabilities; a row's other digits share the remainder."""
+    probabilities = np.zeros((len(rows), 10))
     for index, row in enumerate(rows):
-        table[index] = (1 - sum(row.values())) / (10 - len(row))
+        probabilities[index] = (1 - sum(row.values())) / (10 - len(row))
         for digit, value in row.items():
-            table[index, digit] = value
+            probabilities[index, digit] = value
     with np.errstate(divide="ignore"):
-        return Predictions(np.array(labels), np.log(table).astype(np.float32))
+        return Predictions(np.array(labels), np.log(probabilities).astype(np.float32))
 
 
 FOUR = predictions(
@@ -31,9 +31,9 @@ def test_score():
     assert score["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_loss_of_a_certain_error_is_not_infinite_in_the_logits():
-    hopeless = Predictions(np.array([1]), np.full((1, 10), -200.0, np.float32))
-    assert metrics.score(hopeless)["loss"] == 200.0
+def test_loss_is_finite_if_a_probability_rounds_to_zero():
+    wrong = Predictions(np.array([1]), np.full((1, 10), -200.0, np.float32))
+    assert metrics.score(wrong)["loss"] == 200.0
 
 
 def test_detailed_score():
@@ -42,15 +42,18 @@ def test_detailed_score():
     assert score["accuracy_ci95"] == pytest.approx([0.15003, 0.84997], abs=1e-5)
     matrix = np.array(score["confusion_matrix"])
     assert matrix.sum() == 4
-    assert {(t, p): int(matrix[t, p]) for t, p in np.argwhere(matrix)} == {
-        (3, 3): 1, (3, 5): 1, (7, 7): 1, (0, 6): 1,
-    }  # fmt: skip
+    counts = {(t, p): int(matrix[t, p]) for t, p in np.argwhere(matrix)}
+    assert counts == {(3, 3): 1, (3, 5): 1, (7, 7): 1, (0, 6): 1}
     three = score["per_class"][3]
     assert (three["precision"], three["recall"], three["support"]) == (1.0, 0.5, 2)
     assert three["f1"] == pytest.approx(2 / 3)
     assert score["per_class"][9] == {
-        "digit": 9, "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0,
-    }  # fmt: skip
+        "digit": 9,
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 0,
+    }
 
 
 def test_expected_calibration_error():
@@ -58,18 +61,18 @@ def test_expected_calibration_error():
     assert metrics.expected_calibration_error(FOUR) == pytest.approx(
         (0.1 + 0.6 + 0.5 + 0.99) / 4, rel=1e-5
     )
-    # two samples in one bin: confidence 0.8 and 0.82 (of ]0.8, 0.867]: 0.82 only if apart)
+    # two samples in the same bin ]0.8, 0.867], with accuracy 0.5 and mean confidence 0.83
     pair = predictions([1, 2], [{1: 0.81}, {3: 0.85}])
     assert metrics.expected_calibration_error(pair) == pytest.approx(abs(0.5 - 0.83), rel=1e-5)
 
 
-def test_certainty_falls_into_the_last_bin():
-    sure = predictions([1], [{1: 1.0}])
-    assert metrics.expected_calibration_error(sure) == 0.0
+def test_confidence_of_one_is_in_the_last_bin():
+    certain = predictions([1], [{1: 1.0}])
+    assert metrics.expected_calibration_error(certain) == 0.0
 
 
 def test_most_confident_errors():
     assert metrics.most_confident_errors(FOUR, 9).tolist() == [3, 1]
     assert metrics.most_confident_errors(FOUR, 1).tolist() == [3]
-    right = predictions([1], [{1: 0.9}])
-    assert metrics.most_confident_errors(right, 9).tolist() == []
+    correct = predictions([1], [{1: 0.9}])
+    assert metrics.most_confident_errors(correct, 9).tolist() == []

@@ -1,16 +1,21 @@
-"""The networks: parameter counts from first principles, shapes, features, normalisation."""
+"""Models: parameter counts computed by hand, output shapes, features and normalisation."""
+
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from mnistcnn import models
+from mnistcnn.config.schema import GROUP_SCHEMAS
+from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.layer_summary import layer_summary
+from mnistcnn.models.registry import BUILDERS, create_model, create_model_from_dict
 
 from .conftest import settings
 
 
-def built(*overrides: str) -> models.Classifier:
+def create(*overrides: str) -> Classifier:
     torch.manual_seed(0)
-    return models.build(settings(*overrides).model)
+    return create_model(settings(*overrides).model)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, bias: bool = True) -> int:
@@ -19,6 +24,10 @@ def conv(inputs: int, outputs: int, kernel: int = 3, bias: bool = True) -> int:
 
 def linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
+
+
+def test_every_model_in_the_schema_has_a_builder():
+    assert BUILDERS.keys() == GROUP_SCHEMAS["model"].keys()
 
 
 @pytest.mark.parametrize(
@@ -30,20 +39,20 @@ def linear(inputs: int, outputs: int) -> int:
         (["model=fcnet"], 15_910),
     ],
 )
-def test_the_reports_parameter_counts(overrides, count):
-    assert built(*overrides).parameter_count() == count
+def test_parameter_counts_of_the_report(overrides, count):
+    assert create(*overrides).parameter_count() == count
 
 
-def test_vgg16_has_the_parameters_of_its_layers():
-    plan = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    convolutions = sum(conv(i, o) for i, o in zip([1, *plan], plan, strict=False))
-    assert len(plan) == 13
-    # five halvings of the padded 32 x 32 image leave one pixel of 512 channels
+def test_parameter_count_of_vgg16():
+    channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    convolutions = sum(conv(i, o) for i, o in zip([1, *channels], channels, strict=False))
+    assert len(channels) == 13
+    # five poolings of the padded 32 x 32 image leave one pixel with 512 channels
     hidden = linear(512, 4096) + linear(4096, 4096) + linear(4096, 10)
-    assert built("model=vgg16").parameter_count() == convolutions + hidden
+    assert create("model=vgg16").parameter_count() == convolutions + hidden
 
 
-def test_resnet50_has_the_parameters_of_its_layers():
+def test_parameter_count_of_resnet50():
     def batch_norm(channels: int) -> int:
         return 2 * channels
 
@@ -58,7 +67,7 @@ def test_resnet50_has_the_parameters_of_its_layers():
             if block == 0:
                 count += conv(inputs, outputs, 1, bias=False) + batch_norm(outputs)
             inputs = outputs
-    assert built("model=resnet50").parameter_count() == count + linear(2048, 10)
+    assert create("model=resnet50").parameter_count() == count + linear(2048, 10)
 
 
 def test_width_scales_the_custom_network():
@@ -66,7 +75,7 @@ def test_width_scales_the_custom_network():
     expected = conv(1, c1) + 3 * conv(c1, c1) + conv(c1, c3) + conv(c3, c3)
     expected += 4 * 2 * c1 + 2 * 2 * c3  # batch normalisation
     expected += linear(c3 * 9, hidden) + linear(hidden, hidden)
-    assert built("model=custom", "model.width=0.25").parameter_count() == expected
+    assert create("model=custom", "model.width=0.25").parameter_count() == expected
 
 
 @pytest.mark.parametrize(
@@ -83,68 +92,77 @@ def test_width_scales_the_custom_network():
     ],
 )
 def test_features_and_logits(overrides, features):
-    network = built(*overrides).eval()
+    model = create(*overrides).eval()
     images = torch.rand(3, 1, 28, 28)
     with torch.no_grad():
-        penultimate, logits = network.features_and_logits(images)
+        penultimate, logits = model.features_and_logits(images)
         assert penultimate.shape == (3, features)
         assert logits.shape == (3, 10)
-        # the features are what the last layer sees
-        torch.testing.assert_close(network.head(penultimate)[:, :10], logits)
-        torch.testing.assert_close(network(images), logits)
+        # the features are the input of the last layer
+        torch.testing.assert_close(model.head(penultimate)[:, :10], logits)
+        torch.testing.assert_close(model(images), logits)
 
 
 @pytest.mark.parametrize(
-    ("order", "kinds"),
+    ("position", "layers"),
     [
         ("none", ["Conv2d", "MaxPool2d", "ReLU", "Dropout2d"]),
         ("before_relu", ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU", "Dropout2d"]),
         ("after_relu", ["Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "Dropout2d"]),
     ],
 )
-def test_the_order_of_batch_normalisation(order, kinds):
-    body = built(f"model.batch_norm={order}").body
-    assert [type(layer).__name__ for layer in body][: len(kinds)] == kinds
+def test_position_of_batch_normalisation(position, layers):
+    body = create(f"model.batch_norm={position}").body
+    assert [type(layer).__name__ for layer in body][: len(layers)] == layers
 
 
-def test_only_the_first_convolution_strides():
-    strides = [m.stride for m in built("model.stride=2").modules() if hasattr(m, "stride")
-               and isinstance(m, torch.nn.Conv2d)]  # fmt: skip
+def test_stride_applies_to_the_first_convolution_only():
+    modules = create("model.stride=2").modules()
+    strides = [module.stride for module in modules if isinstance(module, torch.nn.Conv2d)]
     assert strides == [(2, 2), (1, 1)]
 
 
-def test_a_network_normalises_its_images():
-    network = built("model=fcnet").eval()
+def test_model_normalises_its_images():
+    model = create("model=fcnet").eval()
     images = torch.rand(5, 1, 28, 28)
-    plain = network((images - 0.25) / 0.5)
-    network.normalise_by(0.25, 0.5)
-    torch.testing.assert_close(network(images), plain)
+    expected = model((images - 0.25) / 0.5)
+    model.set_normalization(0.25, 0.5)
+    torch.testing.assert_close(model(images), expected)
 
 
-def test_outputs_beyond_the_digits_are_never_trained():
-    network = built("model=custom", "model.width=0.02")
-    torch.nn.functional.cross_entropy(network(torch.rand(4, 1, 28, 28)), torch.arange(4)).backward()
-    trained = network.head.weight.grad.abs().sum(dim=1) > 0
-    assert trained.tolist() == [True] * 10 + [False] * 72  # 2% of 4096 outputs
+def test_unused_outputs_get_no_gradient():
+    model = create("model=custom", "model.width=0.02")
+    torch.nn.functional.cross_entropy(model(torch.rand(4, 1, 28, 28)), torch.arange(4)).backward()
+    has_gradient = model.head.weight.grad.abs().sum(dim=1) > 0
+    assert has_gradient.tolist() == [True] * 10 + [False] * 72  # 2% of 4096 outputs
 
 
 @pytest.mark.parametrize("width", [0.1, 0.5])
-def test_vgg16_starts_with_a_signal(width):
-    """With PyTorch's default initialisation all images would get the same scores."""
-    network = built("model=vgg16", f"model.width={width}").eval()
-    logits = network(torch.rand(16, 1, 28, 28).round())
+def test_initial_vgg16_distinguishes_images(width):
+    """With PyTorch's default initialisation all images would get the same logits."""
+    model = create("model=vgg16", f"model.width={width}").eval()
+    logits = model(torch.rand(16, 1, 28, 28).round())
     assert 0.05 < logits.std(dim=0).mean() < 5
 
 
-def test_from_dict_rebuilds():
-    one = settings("model=convnet", "model.channels=[4,5]").model
-    assert str(models.from_dict(models.to_dict(one))) == str(models.build(one))
+def test_create_model_from_dict():
+    model_settings = settings("model=convnet", "model.channels=[4,5]").model
+    model = create_model_from_dict(asdict(model_settings))
+    assert str(model) == str(create_model(model_settings))
 
 
-def test_summary_counts_and_draws_nothing():
-    network = built("model=convnet")
+def test_layer_summary_counts_parameters_and_uses_no_random_numbers():
+    model = create("model=convnet")
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    text = models.summary(network)
+    text = layer_summary(model)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert "Total params: 14,178" in text and "Conv2d" in text
+
+
+def test_layer_summary_shows_the_uncropped_image():
+    model = create("model=convnet")
+    crop_size = model.crop_size
+    text = layer_summary(model)
+    assert "[1, 8, 26, 26]" in text  # the first convolution of 28 x 28 pixels, without padding
+    assert model.crop_size == crop_size < 28

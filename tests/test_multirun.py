@@ -1,4 +1,4 @@
-"""Many jobs in one directory: each apart, each done once, whatever ends them."""
+"""Jobs of a multirun: each runs once in its own process, and failed ones run again."""
 
 import csv
 import json
@@ -13,467 +13,516 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from mnistcnn import command_line, evaluate, multirun, rundir, signals, sweep, train
-from mnistcnn.config import TrainSettings, fingerprint, to_yaml
+from mnistcnn import evaluate, train
+from mnistcnn.cli import hydra_command
+from mnistcnn.cli.hydra_command import run_hydra_command
+from mnistcnn.config.load import to_yaml
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.experiments import multirun
+from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
+from mnistcnn.runs.directory import CONFIG, HISTORY, LOG, METRICS, PREDICTIONS, create_run_dir
+from mnistcnn.runs.history import append_history
+from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.metrics_file import record_run
+from mnistcnn.runs.store import SPLITS, find_runs
+from mnistcnn.system import signals
+from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.locks import LOCK_FILE, lock_run_dir
 
 from .conftest import ROOT, TINY, settings
 
-PROC = Path("/proc")  # of Linux
+PROC = Path("/proc")  # Linux
 KILLED = "killed by SIGKILL (out of memory?)"
 
-# What befalls a quick job with this seed, as long as the sweep's directory holds no file "luck".
-KILLED_AT_ONCE, KILLED_LATER, ENDED, RAISED = 101, 102, 103, 104
+# Seeds with which quick_task fails, unless the directory of the sweep has a file "no_failures".
+KILLED_AT_START, KILLED_LATER, EXITED, RAISED = 101, 102, 103, 104
 
 
-def quick(chosen: TrainSettings, out: Path) -> None:
-    """What a training leaves, without the training. Its start is noted in the directory above."""
-    with open(out.parent / "starts", "a") as file:
-        file.write(f"{chosen.seed}\n")
-    befalls = None if (out.parent / "luck").exists() else chosen.seed
-    if befalls == KILLED_AT_ONCE:
+def quick_task(settings: TrainSettings, run_dir: Path) -> None:
+    """Write the files of a finished run without training.
+
+    Appends the seed to the file ``starts`` in the parent directory.
+    """
+    with open(run_dir.parent / "starts", "a") as file:
+        file.write(f"{settings.seed}\n")
+    failure = None if (run_dir.parent / "no_failures").exists() else settings.seed
+    if failure == KILLED_AT_START:
         os.kill(os.getpid(), signal.SIGKILL)
-    out = rundir.create(out, "hydra.run.dir")
-    rundir.write_text(out / rundir.CONFIG, to_yaml(chosen))
-    with rundir.record(out, rundir.LOG, {"config_sha256": fingerprint(chosen)}) as record:
+    run_dir = create_run_dir(run_dir, "hydra.run.dir")
+    write_text(run_dir / CONFIG, to_yaml(settings))
+    with record_run(run_dir, LOG, {"config_sha256": config_sha256(settings)}) as record:
         time.sleep(0.2)
-        if befalls == KILLED_LATER:
+        if failure == KILLED_LATER:
             os.kill(os.getpid(), signal.SIGKILL)
-        if befalls == ENDED:
+        if failure == EXITED:
             os._exit(3)
-        if befalls == RAISED:
-            raise ArithmeticError("out of\nluck")
+        if failure == RAISED:
+            raise ArithmeticError("division\nby zero")
         scores = {"accuracy": 0.875, "error": 0.125}
         record.values |= {"epochs": 1, "data": {"train": 100}}
-        record.values |= {part: scores for part in sweep.PARTS}
-        rundir.append_history(out, {"epoch": 1, "val_accuracy": 0.875})
-        (out / rundir.PREDICTIONS).write_bytes(b"of no interest here")
+        record.values |= {split: scores for split in SPLITS}
+        append_history(run_dir, {"epoch": 1, "val_accuracy": 0.875})
+        (run_dir / PREDICTIONS).write_bytes(b"not read by these tests")
         record.values["status"] = "finished"
 
 
-QUICK = f"{__name__}:quick"
+def quick_train() -> None:
+    """``mnistcnn.train`` with quick_task instead of the training."""
+    run_hydra_command("train", quick_task)
 
 
-def train_quickly() -> None:
-    command_line.run_app("train", QUICK)
+QUICK_TRAIN = "from tests.test_multirun import quick_train; quick_train()"
 
 
-def starts(directory: Path) -> list[int]:
+def started_seeds(directory: Path) -> list[int]:
     return [int(line) for line in (directory / "starts").read_text().split()]
 
 
-def names(directory: Path) -> list[str]:
+def run_names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_dir())
 
 
-def summary(directory: Path) -> list[dict[str, str]]:
-    """The rows of ``summary.csv``, but for the time that they took."""
-    with open(directory / sweep.SUMMARY_CSV, newline="") as file:
+def summary_rows(directory: Path) -> list[dict[str, str]]:
+    """The rows of ``summary.csv`` without their durations."""
+    with open(directory / SUMMARY_CSV, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         del row["seconds"]
     return rows
 
 
-def status(run: Path) -> str:
-    return json.loads((run / rundir.METRICS).read_text())["status"]
+def status(run_dir: Path) -> str:
+    return json.loads((run_dir / METRICS).read_text())["status"]
 
 
-# Nothing is done twice ---------------------------------------------------------------------------
+# Complete runs are not repeated ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory) -> Path:
-    """A multirun that nobody disturbed: the seeds 0 and 1."""
-    directory = tmp_path_factory.mktemp("sweeps") / "left-alone"
-    with start(directory, "seed=0,1") as process:
+def undisturbed(tmp_path_factory) -> Path:
+    """The directory of an uninterrupted multirun of the seeds 0 and 1."""
+    directory = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    with start_multirun(directory, "seed=0,1") as process:
         out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     first, second = (line for line in out.splitlines() if line.startswith("run "))
     assert re.fullmatch(r"run 1 of 2: seed-0-[0-9a-f]{10}", first)
     assert re.fullmatch(r"run 2 of 2, about \d+ s left: seed-1-[0-9a-f]{10}", second)
-    assert out.count("test accuracy") == 2  # what the jobs themselves say
+    assert out.count("test accuracy") == 2  # printed by the jobs
     return directory
 
 
-def start(directory: Path, *arguments: str) -> subprocess.Popen:
-    """A multirun of the real command, in a session of its own as in a terminal."""
+def start_multirun(directory: Path, *arguments: str) -> subprocess.Popen:
+    """Start ``mnistcnn.train -m`` in a new session, as in a terminal."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mnistcnn.train", "-m", *TINY, *arguments,
-         f"hydra.sweep.dir={directory}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mnistcnn.train",
+            "-m",
+            *TINY,
+            *arguments,
+            f"hydra.sweep.dir={directory}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
-def test_only_what_is_missing_is_run(left_alone, command, tmp_path):
+def test_only_missing_runs_are_run(undisturbed, command, tmp_path):
     directory = tmp_path / "sweep"
-    shutil.copytree(left_alone, directory)
+    shutil.copytree(undisturbed, directory)
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/*")}
     assert len(before) > 20
-    code, out, err = command(
-        train.main, "-m", *TINY, "seed=5,0,1", f"hydra.sweep.dir={directory}"
-    )  # fmt: skip
+    code, out, err = command(train.main, "-m", *TINY, "seed=5,0,1", f"hydra.sweep.dir={directory}")
     assert (code, err) == (0, "")
     lines = [line.partition(" seed-")[0] for line in out.splitlines() if line.startswith("run ")]
-    assert lines == ["run 1 of 3:", "run 2 of 3 is there already:", "run 3 of 3 is there already:"]
+    assert lines == [
+        "run 1 of 3:",
+        "run 2 of 3 is already complete:",
+        "run 3 of 3 is already complete:",
+    ]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    *others, new = summary(directory)
-    assert others == summary(left_alone)
-    assert (new["seed"], new["status"]) == ("5", "finished")
-    assert "| 3   |" in (directory / sweep.SUMMARY_MD).read_text()
+    *old_rows, new_row = summary_rows(directory)
+    assert old_rows == summary_rows(undisturbed)
+    assert (new_row["seed"], new_row["status"]) == ("5", "finished")
+    assert "| 3   |" in (directory / SUMMARY_MD).read_text()
 
 
-def test_a_run_is_known_by_what_it_is_not_by_its_name(command, tmp_path):
+def test_runs_are_recognised_by_their_configuration_not_by_their_name(command, tmp_path):
     directory = tmp_path / "sweep"
 
-    def again(*typed: str) -> list[int]:
-        """The seeds that were run this time."""
-        before = len(starts(directory)) if directory.exists() else 0
-        where = f"hydra.sweep.dir={directory}"
-        code, _, err = command(train_quickly, "-m", where, *typed)
+    def newly_run_seeds(*overrides: str) -> list[int]:
+        count = len(started_seeds(directory)) if directory.exists() else 0
+        code, _, err = command(quick_train, "-m", f"hydra.sweep.dir={directory}", *overrides)
         assert (code, err) == (0, "")
-        return starts(directory)[before:]
+        return started_seeds(directory)[count:]
 
-    assert again("seed=0", "aug=none,full") == [0, 0]
-    assert [name[:-11] for name in names(directory)] == ["aug-full", "aug-none"]
-    assert again("seed=0,1", "aug=none,full") == [1, 1]
-    assert len(summary(directory)) == 4
-    # where it is computed makes no other run
-    assert again("seed=0,1", "aug=none,full", "device=cpu") == []
-    assert again("seed=0,1", "aug=none,full", f"data.dir={tmp_path}") == []
-    assert again("aug=none,full") == []  # 0 is the seed
-    assert len(names(directory)) == 4
-    # a setting does
-    assert again("seed=0,1", "batch_size=32") == [0, 1]
-    assert [row["batch_size"] for row in summary(directory)].count("32") == 2
+    assert newly_run_seeds("seed=0", "aug=none,full") == [0, 0]
+    assert [name[:-11] for name in run_names(directory)] == ["aug-full", "aug-none"]
+    assert newly_run_seeds("seed=0,1", "aug=none,full") == [1, 1]
+    assert len(summary_rows(directory)) == 4
+    # the device and the directory of the data do not make a different run
+    assert newly_run_seeds("seed=0,1", "aug=none,full", "device=cpu") == []
+    assert newly_run_seeds("seed=0,1", "aug=none,full", f"data.dir={tmp_path}") == []
+    assert newly_run_seeds("aug=none,full") == []  # 0 is the default seed
+    assert len(run_names(directory)) == 4
+    # other settings do
+    assert newly_run_seeds("seed=0,1", "batch_size=32") == [0, 1]
+    assert [row["batch_size"] for row in summary_rows(directory)].count("32") == 2
 
 
-def test_the_same_job_twice_in_one_command_is_done_once(command, tmp_path):
-    code, out, err = command(train_quickly, "-m", "seed=3,3", "hydra.sweep.dir=sweep")
+def test_the_same_job_twice_in_one_command_runs_once(command, tmp_path):
+    code, out, err = command(quick_train, "-m", "seed=3,3", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")
-    assert starts(tmp_path / "sweep") == [3]
-    assert "run 2 of 2 is there already: seed-3-" in out
+    assert started_seeds(tmp_path / "sweep") == [3]
+    assert "run 2 of 2 is already complete: seed-3-" in out
 
 
-def test_two_multiruns_at_the_same_time_share_the_work(tmp_path):
+def test_two_concurrent_multiruns_share_the_jobs(tmp_path):
     directory = tmp_path / "sweep"
-    call = "from tests.test_multirun import train_quickly; train_quickly()"
-    typed = ["-m", "seed=0,1,2,3", f"hydra.sweep.dir={directory}"]
-    both = [
+    overrides = ["-m", "seed=0,1,2,3", f"hydra.sweep.dir={directory}"]
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", call, *typed],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", QUICK_TRAIN, *overrides],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300)[1] for process in both]
-    assert said == ["", ""]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sorted(starts(directory)) == [0, 1, 2, 3]
-    assert [row["status"] for row in summary(directory)] == ["finished"] * 4
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert errors == ["", ""]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(started_seeds(directory)) == [0, 1, 2, 3]
+    assert [row["status"] for row in summary_rows(directory)] == ["finished"] * 4
 
 
-# Names -------------------------------------------------------------------------------------------
+# Directory names ---------------------------------------------------------------------------------
 
 
-def test_names_say_what_varies_and_need_no_quotes(command, tmp_path):
+def test_directory_names_have_the_varying_settings_and_need_no_quotes(command, tmp_path):
     code, _, _ = command(
-        train_quickly, "-m", "optimizer=adam", "model.channels=[8,16],[32]",
-        "optimizer.lr=1e-3,.25", "hydra.sweep.dir=sweep",
-    )  # fmt: skip
+        quick_train,
+        "-m",
+        "optimizer=adam",
+        "model.channels=[8,16],[32]",
+        "optimizer.lr=1e-3,.25",
+        "hydra.sweep.dir=sweep",
+    )
     assert code == 0
-    found = names(tmp_path / "sweep")
-    assert [name[:-11] for name in found] == [
-        "model.channels-32_optimizer.lr-0.001", "model.channels-32_optimizer.lr-0.25",
-        "model.channels-8-16_optimizer.lr-0.001", "model.channels-8-16_optimizer.lr-0.25",
-    ]  # fmt: skip
-    hashes = {name[-10:] for name in found}
+    names = run_names(tmp_path / "sweep")
+    assert [name[:-11] for name in names] == [
+        "model.channels-32_optimizer.lr-0.001",
+        "model.channels-32_optimizer.lr-0.25",
+        "model.channels-8-16_optimizer.lr-0.001",
+        "model.channels-8-16_optimizer.lr-0.25",
+    ]
+    hashes = {name[-10:] for name in names}
     assert len(hashes) == 4 and all(re.fullmatch("[0-9a-f]{10}", name) for name in hashes)
-    for run in sweep.find(tmp_path / "sweep"):
+    for run in find_runs(tmp_path / "sweep"):
         assert run.metrics["config_sha256"].startswith(run.path.name[-10:])
 
 
-def test_names_of_very_long_overrides_are_short_and_different(command, tmp_path):
+def test_names_of_long_overrides_are_shortened_and_distinct(command, tmp_path):
     keys = ["data.validation", "model.dropout", "optimizer.rho", "optimizer.lr"]
-    long = [f"{key}=choice(0.123456789012345)" for key in keys]
-    code, _, err = command(train_quickly, "-m", *long, "seed=1,2", "hydra.sweep.dir=sweep")
+    overrides = [f"{key}=choice(0.123456789012345)" for key in keys]
+    code, _, err = command(quick_train, "-m", *overrides, "seed=1,2", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")
-    one, other = names(tmp_path / "sweep")
-    assert one[:-11] == other[:-11] and one[-10:] != other[-10:]
-    for name in (one, other):
+    first, second = run_names(tmp_path / "sweep")
+    assert first[:-11] == second[:-11] and first[-10:] != second[-10:]
+    for name in (first, second):
         assert name.startswith("data.validation-0.123") and len(name.encode()) <= 255
         assert re.fullmatch(r"[\w.-]+", name, re.ASCII)
 
 
-def test_a_multirun_of_one_job_has_a_name_too(command, tmp_path):
-    assert command(train_quickly, "-m", "seed=3", "hydra.sweep.dir=sweep")[0] == 0
-    assert names(tmp_path / "sweep") == [f"run-{fingerprint(settings('seed=3'))[:10]}"]
+def test_the_name_of_a_single_job(command, tmp_path):
+    assert command(quick_train, "-m", "seed=3", "hydra.sweep.dir=sweep")[0] == 0
+    assert run_names(tmp_path / "sweep") == [f"run-{config_sha256(settings('seed=3'))[:10]}"]
 
 
-def test_a_directory_that_holds_another_run_is_left_alone(command, tmp_path):
+def test_a_different_run_is_not_overwritten(command, tmp_path):
     code, out, err = command(
-        train_quickly, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same"
+        quick_train, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same"
     )
-    run = tmp_path / "sweep" / "same"
+    run_dir = tmp_path / "sweep" / "same"
     assert code == 1
-    assert f"run 2 of 2: {run} holds another run, which is left alone" in out.splitlines()
+    line = f"run 2 of 2: {run_dir} holds a different run and is not overwritten"
+    assert line in out.splitlines()
     assert err.startswith("mnistcnn: 1 run is not complete") and len(err.splitlines()) == 1
-    assert starts(tmp_path / "sweep") == [0] and status(run) == "finished"
-    assert [row["directory"] for row in summary(tmp_path / "sweep")] == ["same"]
-    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-    # nor does a later command touch it
+    assert started_seeds(tmp_path / "sweep") == [0] and status(run_dir) == "finished"
+    assert [row["directory"] for row in summary_rows(tmp_path / "sweep")] == ["same"]
+    before = {path: path.stat().st_mtime_ns for path in run_dir.iterdir()}
+    # not by a later command either
     code, _, _ = command(
-        train_quickly, "-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same"
+        quick_train, "-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same"
     )
-    assert code == 1 and starts(tmp_path / "sweep") == [0]
-    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    assert code == 1 and started_seeds(tmp_path / "sweep") == [0]
+    assert {path: path.stat().st_mtime_ns for path in run_dir.iterdir()} == before
 
 
-# Accidents ---------------------------------------------------------------------------------------
+# Failures ----------------------------------------------------------------------------------------
 
 
-def test_a_job_that_raises_takes_no_other_along(command, tmp_path):
+def test_other_jobs_run_after_one_that_raises(command, tmp_path):
     code, _, err = command(
         train.main, "-m", *TINY, "optimizer=sgd", "optimizer.lr=1e6,0.1", "hydra.sweep.dir=sweep"
     )
     assert code == 1
-    good, bad = summary(tmp_path / "sweep")
+    good, bad = summary_rows(tmp_path / "sweep")
     assert (good["optimizer.lr"], good["status"], good["reason"]) == ("0.1", "finished", "")
     assert (bad["optimizer.lr"], bad["status"]) == ("1000000", "failed")
     assert bad["reason"].startswith("NonFiniteLoss: the loss became nan in epoch 1")
-    text = (tmp_path / "sweep" / sweep.SUMMARY_MD).read_text()
+    text = (tmp_path / "sweep" / SUMMARY_MD).read_text()
     assert f"1 of 2 runs not complete:\n\n- optimizer.lr=1000000: failed, {bad['reason']}" in text
-    log = (tmp_path / "sweep" / bad["directory"] / rundir.LOG).read_text()
+    log = (tmp_path / "sweep" / bad["directory"] / LOG).read_text()
     assert "Traceback" in log and "NonFiniteLoss" in log
 
 
-def test_jobs_that_end_badly_are_told_from_each_other_and_done_again(command, tmp_path):
+def test_failures_are_told_apart_and_run_again(command, tmp_path):
     directory = tmp_path / "sweep"
-    seeds = [KILLED_AT_ONCE, 0, KILLED_LATER, ENDED, RAISED, 1]
-    typed = f"seed={','.join(map(str, seeds))}"
-    code, out, err = command(train_quickly, "-m", typed, f"hydra.sweep.dir={directory}")
+    seeds = [KILLED_AT_START, 0, KILLED_LATER, EXITED, RAISED, 1]
+    override = f"seed={','.join(map(str, seeds))}"
+    code, out, err = command(quick_train, "-m", override, f"hydra.sweep.dir={directory}")
     assert code == 1
     assert err == (
-        "mnistcnn: 4 runs are not complete; the same command with "
-        f"hydra.sweep.dir={directory} does only these\n"
+        "mnistcnn: 4 runs are not complete; to run only the missing ones, repeat the command with "
+        f"hydra.sweep.dir={directory}\n"
     )
-    assert starts(directory) == seeds
-    outcomes = {int(row["seed"]): (row["status"], row["reason"]) for row in summary(directory)}
+    assert started_seeds(directory) == seeds
+    outcomes = {int(row["seed"]): (row["status"], row["reason"]) for row in summary_rows(directory)}
     assert outcomes == {
         0: ("finished", ""),
         1: ("finished", ""),
-        KILLED_AT_ONCE: ("failed", KILLED),
+        KILLED_AT_START: ("failed", KILLED),
         KILLED_LATER: ("failed", KILLED),
-        ENDED: ("failed", "ended with exit code 3"),
-        RAISED: ("failed", "ArithmeticError: out of luck"),
+        EXITED: ("failed", "ended with exit code 3"),
+        RAISED: ("failed", "ArithmeticError: division by zero"),
     }
     assert f"- seed={KILLED_LATER}: failed, {KILLED}" in out.splitlines()
 
-    before = names(directory)
-    (directory / "luck").touch()
-    code, out, err = command(train_quickly, "-m", typed, f"hydra.sweep.dir={directory}")
+    names = run_names(directory)
+    (directory / "no_failures").touch()
+    code, out, err = command(quick_train, "-m", override, f"hydra.sweep.dir={directory}")
     assert (code, err) == (0, "")
-    assert starts(directory)[len(seeds) :] == [KILLED_AT_ONCE, KILLED_LATER, ENDED, RAISED]
-    assert names(directory) == before
-    assert {row["status"] for row in summary(directory)} == {"finished"}
-    (run,) = directory.glob(f"seed-{RAISED}-*")
-    log = (run / rundir.LOG).read_text()
-    assert "Traceback" in log and "everything is in" in log  # of both times
-    assert "error" not in json.loads((run / rundir.METRICS).read_text())
+    repeated = started_seeds(directory)[len(seeds) :]
+    assert repeated == [KILLED_AT_START, KILLED_LATER, EXITED, RAISED]
+    assert run_names(directory) == names
+    assert {row["status"] for row in summary_rows(directory)} == {"finished"}
+    (run_dir,) = directory.glob(f"seed-{RAISED}-*")
+    log = (run_dir / LOG).read_text()
+    assert "Traceback" in log and "Results: " in log  # of both attempts
+    assert "error" not in json.loads((run_dir / METRICS).read_text())
 
 
-def living(session: int) -> list[int]:
-    """The processes of a session, but for those that only wait to be buried."""
-    found = []
+def running_processes(session: int) -> list[int]:
+    """The ids of a session's processes, without zombies."""
+    running = []
     for file in PROC.glob("[0-9]*/stat"):
         try:
-            state, _, _, its_session, *_ = file.read_text().rpartition(") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            state, _, _, process_session, *_ = file.read_text().rpartition(") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # the process has ended
             continue
-        if int(its_session) == session and state != "Z":
-            found.append(int(file.parent.name))
-    return found
+        if int(process_session) == session and state != "Z":
+            running.append(int(file.parent.name))
+    return running
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.02)
 
 
-def in_the_second_job(process: subprocess.Popen, directory: Path) -> Path:
-    """Wait until the run of seed 1 has trained, with pictures still to come; its directory."""
-    wait_for(lambda: process.poll() is not None or list(directory.glob("seed-1-*/history.jsonl")),
-             seconds=300)  # fmt: skip
-    (run,) = directory.glob("seed-1-*")
-    assert process.poll() is None and status(run) == "interrupted"
-    return run
+def wait_for_second_job(process: subprocess.Popen, directory: Path) -> Path:
+    """Wait until the run of seed 1 has trained but not yet drawn; return its directory."""
+    wait_for(
+        lambda: process.poll() is not None or list(directory.glob(f"seed-1-*/{HISTORY}")),
+        seconds=300,
+    )
+    (run_dir,) = directory.glob("seed-1-*")
+    assert process.poll() is None and status(run_dir) == "interrupted"
+    return run_dir
 
 
-@pytest.mark.skipif(not PROC.exists(), reason="asks /proc about processes")
-def test_an_interrupt_from_the_keyboard(left_alone, command, tmp_path):
+@pytest.mark.skipif(not PROC.exists(), reason="reads /proc")
+def test_ctrl_c_stops_a_multirun_which_can_be_resumed(undisturbed, command, tmp_path):
     directory = tmp_path / "sweep"
-    with start(directory, "seed=0,1") as process:
-        run = in_the_second_job(process, directory)
-        assert len(living(process.pid)) >= 3  # the command, the server and the job
+    with start_multirun(directory, "seed=0,1") as process:
+        run_dir = wait_for_second_job(process, directory)
+        assert len(running_processes(process.pid)) >= 3  # the command, the fork server and the job
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
         "mnistcnn: interrupted from the keyboard\n"
-        "mnistcnn: 1 run is not complete; the same command with "
-        f"hydra.sweep.dir={directory} does only this one\n"
+        "mnistcnn: 1 run is not complete; to run only the missing ones, repeat the command with "
+        f"hydra.sweep.dir={directory}\n"
     )
     assert "Traceback" not in out
-    written = json.loads((run / rundir.METRICS).read_text())
-    assert written["status"] == "interrupted" and "keyboard" in written["error"]
-    assert [row["status"] for row in summary(directory)] == ["finished", "interrupted"]
-    assert "- seed=1: interrupted" in (directory / sweep.SUMMARY_MD).read_text()
-    wait_for(lambda: not living(process.pid), seconds=10)
+    metrics = json.loads((run_dir / METRICS).read_text())
+    assert metrics["status"] == "interrupted" and "keyboard" in metrics["error"]
+    assert [row["status"] for row in summary_rows(directory)] == ["finished", "interrupted"]
+    assert "- seed=1: interrupted" in (directory / SUMMARY_MD).read_text()
+    wait_for(lambda: not running_processes(process.pid), seconds=10)
 
-    code, out, err = command(
-        train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}"
-    )  # fmt: skip
-    assert (code, err) == (0, "") and "run 1 of 2 is there already" in out
-    assert summary(directory) == summary(left_alone)
+    code, out, err = command(train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}")
+    assert (code, err) == (0, "") and "run 1 of 2 is already complete" in out
+    assert summary_rows(directory) == summary_rows(undisturbed)
 
 
-@pytest.mark.skipif(not PROC.exists(), reason="asks /proc about processes")
-def test_a_multirun_that_is_killed_takes_its_job_along_and_goes_on(left_alone, command, tmp_path):
+@pytest.mark.skipif(not PROC.exists(), reason="reads /proc")
+def test_the_job_of_a_killed_multirun_ends_and_can_be_resumed(undisturbed, command, tmp_path):
     directory = tmp_path / "sweep"
-    shutil.copytree(left_alone, directory)
+    shutil.copytree(undisturbed, directory)
     shutil.rmtree(*directory.glob("seed-1-*"))
-    with start(directory, "seed=0,1") as process:
-        run = in_the_second_job(process, directory)
+    with start_multirun(directory, "seed=0,1") as process:
+        run_dir = wait_for_second_job(process, directory)
         process.kill()
-        wait_for(lambda: not living(process.pid), seconds=10)
-    assert status(run) == "interrupted"
-    assert len(names(directory)) == 2
+        wait_for(lambda: not running_processes(process.pid), seconds=10)
+    assert status(run_dir) == "interrupted"
+    assert len(run_names(directory)) == 2
 
-    code, _, err = command(
-        train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}"
-    )  # fmt: skip
+    code, _, err = command(train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}")
     assert (code, err) == (0, "")
-    assert summary(directory) == summary(left_alone)
-    same = [{path.relative_to(d) for path in d.rglob("*")} for d in (directory, left_alone)]
-    assert same[0] == same[1]
+    assert summary_rows(directory) == summary_rows(undisturbed)
+    resumed_files, undisturbed_files = (
+        {path.relative_to(sweep) for path in sweep.rglob("*")} for sweep in (directory, undisturbed)
+    )
+    assert resumed_files == undisturbed_files
 
 
 # Evaluations -------------------------------------------------------------------------------------
 
 
-def test_evaluations_of_several_runs_give_a_summary(left_alone, command, tmp_path):
-    ckpt = ",".join(str(left_alone / name) for name in names(left_alone))
+def test_evaluations_of_several_runs_are_summarised(undisturbed, command, tmp_path):
+    ckpt = ",".join(str(undisturbed / name) for name in run_names(undisturbed))
     code, out, err = command(
         evaluate.main, "-m", f"ckpt={ckpt}", "tsne.samples=20", "hydra.sweep.dir=sweep"
     )
     assert (code, err) == (0, "")
-    rows = summary(tmp_path / "sweep")
+    rows = summary_rows(tmp_path / "sweep")
     assert [row["directory"] for row in rows] == ["0", "1"]
-    scores = [f"{part}_{name}" for part in sweep.PARTS for name in ("accuracy", "error")]
-    of_training = summary(left_alone)
-    assert [[row[x] for x in scores] for row in rows] == [
-        [row[x] for x in scores] for row in of_training
+    columns = [f"{split}_{name}" for split in SPLITS for name in ("accuracy", "error")]
+    training_rows = summary_rows(undisturbed)
+    assert [[row[column] for column in columns] for row in rows] == [
+        [row[column] for column in columns] for row in training_rows
     ]
     assert rows[0]["seed"] == "0" and rows[1]["seed"] == "1"
     assert "| 2   |" in out
 
 
-def test_evaluations_that_fail_are_listed_too(command, tmp_path):
+def test_failed_evaluations_are_listed(command, tmp_path):
     code, out, err = command(evaluate.main, "-m", "ckpt=/nowhere,/etc", "hydra.sweep.dir=sweep")
     assert code == 1
     assert "mnistcnn: 2 runs are not complete" in err
     first, second = (line for line in out.splitlines() if line.startswith("- "))
-    assert first.startswith("- 0: failed, DamagedError: /nowhere cannot be read")
+    assert first.startswith("- 0: failed, CorruptFileError: /nowhere cannot be read")
     assert second.startswith("- 1: failed, UsageError: ckpt=/etc is not the directory of a run")
 
 
-def test_a_signal_while_the_summary_is_drawn(command, tmp_path, monkeypatch):
-    def stopped(_):
+def test_a_signal_while_the_summary_is_written(command, tmp_path, monkeypatch):
+    def raise_stopped(_):
         raise signals.Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(sweep, "summarise", stopped)
-    code, _, err = command(train_quickly, "-m", "seed=0", "hydra.sweep.dir=sweep")
+    monkeypatch.setattr(hydra_command, "write_summary", raise_stopped)
+    code, _, err = command(quick_train, "-m", "seed=0", "hydra.sweep.dir=sweep")
     assert (code, err) == (143, "mnistcnn: stopped by SIGTERM\n")
 
 
-# What is told ------------------------------------------------------------------------------------
+# Messages ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
-    """What is told while jobs are done in this process; each takes 10 s by the clock."""
+def messages(monkeypatch) -> list[str]:
+    """The log messages of jobs that run in this process and take 10 s on a fake clock."""
     now, lines = [1000.0], []
 
-    def call(
-        do: Callable, explain: Callable, task: str, chosen: TrainSettings, out: Path, *_, **__
-    ):
+    def run_in_this_process(
+        function: Callable, task: Callable, settings: TrainSettings, run_dir: Path, *_, **__
+    ) -> int:
         now[0] += 10
-        if chosen.seed == RAISED:
+        if settings.seed == RAISED:
             return 1
-        quick(chosen, out)
+        task(settings, run_dir)
         return 0
 
     monkeypatch.setattr(multirun.time, "time", lambda: now[0])
-    monkeypatch.setattr(multirun.apart, "call", call)
+    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", run_in_this_process)
     monkeypatch.setattr(multirun.log, "info", lambda form, *values: lines.append(form % values))
     return lines
 
 
-def do(directory: Path, *seeds: int, known: bool = True) -> None:
-    """The jobs of these seeds; ``known`` is whether they are so before the first."""
+def run_jobs(directory: Path, *seeds: int, known_in_advance: bool = True) -> None:
+    """Run the jobs of these seeds.
+
+    If not ``known_in_advance``, the multirun does not have the hashes of its jobs.
+    """
     jobs = [settings(f"seed={seed}") for seed in seeds]
-    fingerprints = [fingerprint(job) for job in jobs] if known else []
-    many = multirun.Multirun(directory, fingerprints, len(jobs), started=multirun.time.time())
+    hashes = [config_sha256(job) for job in jobs] if known_in_advance else []
+    runner = multirun.Multirun(directory, hashes, len(jobs), started=multirun.time.time())
     for number, job in enumerate(jobs):
-        many.job(print, QUICK, job, directory / f"seed-{job.seed}", number)
+        runner.run_job(quick_task, job, directory / f"seed-{job.seed}", number)
 
 
-def test_the_time_left_is_told_once_a_job_was_done(told, tmp_path):
-    do(tmp_path, 0, 1, 2, 3)
-    assert told == [
-        "run 1 of 4: seed-0", "run 2 of 4, about 30 s left: seed-1",
-        "run 3 of 4, about 20 s left: seed-2", "run 4 of 4, about 10 s left: seed-3",
-    ]  # fmt: skip
+def test_the_time_left_is_shown_after_the_first_job(messages, tmp_path):
+    run_jobs(tmp_path, 0, 1, 2, 3)
+    assert messages == [
+        "run 1 of 4: seed-0",
+        "run 2 of 4, about 30 s left: seed-1",
+        "run 3 of 4, about 20 s left: seed-2",
+        "run 4 of 4, about 10 s left: seed-3",
+    ]
 
 
-def test_the_time_left_counts_what_is_there_already_as_done(told, tmp_path):
-    do(tmp_path, 0, 1, 2, 3)
-    told.clear()
-    do(tmp_path, 4, 5, 1, 6)
-    assert told == [
-        "run 1 of 4: seed-4", "run 2 of 4, about 20 s left: seed-5",
-        "run 3 of 4 is there already: seed-1", "run 4 of 4, about 10 s left: seed-6",
-    ]  # fmt: skip
-    told.clear()
-    do(tmp_path, 8, 9, known=False)  # as of a sweeper that decides as it goes
-    assert told == ["run 1 of 2: seed-8", "run 2 of 2, about 10 s left: seed-9"]
+def test_the_time_left_excludes_jobs_that_are_already_complete(messages, tmp_path):
+    run_jobs(tmp_path, 0, 1, 2, 3)
+    messages.clear()
+    run_jobs(tmp_path, 4, 5, 1, 6)
+    assert messages == [
+        "run 1 of 4: seed-4",
+        "run 2 of 4, about 20 s left: seed-5",
+        "run 3 of 4 is already complete: seed-1",
+        "run 4 of 4, about 10 s left: seed-6",
+    ]
+    messages.clear()
+    run_jobs(tmp_path, 8, 9, known_in_advance=False)  # optuna chooses one job after the other
+    assert messages == ["run 1 of 2: seed-8", "run 2 of 2, about 10 s left: seed-9"]
 
 
-def test_the_time_left_does_not_count_again_what_has_failed(told, tmp_path):
-    do(tmp_path, 0, RAISED, 1)
-    assert told == [
-        "run 1 of 3: seed-0", f"run 2 of 3, about 20 s left: seed-{RAISED}",
+def test_the_time_left_excludes_jobs_that_have_failed(messages, tmp_path):
+    run_jobs(tmp_path, 0, RAISED, 1)
+    assert messages == [
+        "run 1 of 3: seed-0",
+        f"run 2 of 3, about 20 s left: seed-{RAISED}",
         "run 3 of 3, about 20 s left: seed-1",
-    ]  # fmt: skip
+    ]
 
 
-def test_who_finds_another_at_the_job_waits_for_it(tmp_path):
-    chosen = settings("seed=1")
-    out = tmp_path / f"run-{fingerprint(chosen)[:10]}"
-    out.mkdir()
-    call = "from tests.test_multirun import train_quickly; train_quickly()"
-    with rundir.alone(out):
+def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
+    job = settings("seed=1")
+    run_dir = tmp_path / f"run-{config_sha256(job)[:10]}"
+    run_dir.mkdir()
+    overrides = ["seed=1", f"hydra.sweep.dir={tmp_path}"]
+    with lock_run_dir(run_dir):
         with subprocess.Popen(
-            [sys.executable, "-u", "-c", call, "-m", "seed=1", f"hydra.sweep.dir={tmp_path}"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        ) as late:  # fmt: skip
-            assert late.stdout.readline() == f"run 1 of 1: {out.name}\n"
-            assert late.stdout.readline() == f"another process is at it, waiting: {out.name}\n"
-            quick(chosen, out)
-            rundir.FileLock(out / rundir.LOCK, is_singleton=True).release()
-            assert late.stdout.readline() == f"another process has done it: {out.name}\n"
-            late.stdout.read()
-    assert late.returncode == 0
-    assert starts(tmp_path) == [1]
+            [sys.executable, "-u", "-c", QUICK_TRAIN, "-m", *overrides],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout.readline() == f"run 1 of 1: {run_dir.name}\n"
+            assert process.stdout.readline() == f"waiting for the lock of {run_dir.name}\n"
+            quick_task(job, run_dir)
+            FileLock(run_dir / LOCK_FILE, is_singleton=True).release()
+            line = process.stdout.readline()
+            assert line == f"already completed by another process: {run_dir.name}\n"
+            process.stdout.read()
+    assert process.returncode == 0
+    assert started_seeds(tmp_path) == [1]

@@ -1,12 +1,14 @@
-"""Optimizers and schedules."""
+"""Losses, optimizers and learning-rate schedulers."""
 
 import math
 
 import pytest
 import torch
 
-from mnistcnn import optim, startup
-from mnistcnn.errors import SettingError
+from mnistcnn.config.schema import GROUP_SCHEMAS, LOSS_NAMES
+from mnistcnn.system.errors import SettingError
+from mnistcnn.system.startup import without_dynamo_wrappers
+from mnistcnn.training.optim import LOSSES, OPTIMIZERS, build_optimizer, build_scheduler
 
 from .conftest import settings
 
@@ -14,16 +16,21 @@ EPOCHS, STEPS = 4, 5
 
 
 def learning_rates(*overrides: str) -> list[float]:
-    """The rate of each of EPOCHS * STEPS batches, and the one after the last."""
+    """The learning rate of each of EPOCHS * STEPS batches, and the one after the last batch."""
     composed = settings("optimizer.lr=0.8", *overrides)
-    optimizer = optim.optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
-    schedule = optim.schedule(composed.scheduler, optimizer, EPOCHS, STEPS)
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    scheduler = build_scheduler(composed.scheduler, optimizer, EPOCHS, STEPS)
     rates = [optimizer.param_groups[0]["lr"]]
     for _ in range(EPOCHS * STEPS):
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
     return rates
+
+
+def test_every_loss_and_optimizer_in_the_schema_is_implemented():
+    assert LOSSES.keys() == set(LOSS_NAMES)
+    assert OPTIMIZERS.keys() == GROUP_SCHEMAS["optimizer"].keys()
 
 
 def test_step_multiplies_by_gamma_after_each_epoch():
@@ -44,43 +51,43 @@ def test_cosine_falls_along_half_a_cosine():
     assert rates == pytest.approx(expected)
 
 
-def test_onecycle_peaks_where_the_warmup_ends():
+def test_onecycle_peaks_at_the_end_of_the_warmup():
     rates = learning_rates("scheduler=onecycle", "scheduler.warmup=0.3")
     assert max(rates) == pytest.approx(0.8)
     assert rates.index(max(rates)) == round(0.3 * EPOCHS * STEPS) - 1
     assert rates[0] < 0.05 and rates[-2] < 0.001
 
 
-@pytest.mark.parametrize("scheduler", ["step", "none", "cosine", "onecycle"])
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_every_optimizer_takes_every_schedule_and_descends(name, scheduler):
-    composed = settings(f"optimizer={name}", f"scheduler={scheduler}")
+@pytest.mark.parametrize("scheduler_name", ["step", "none", "cosine", "onecycle"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends_with_every_scheduler(name, scheduler_name):
+    composed = settings(f"optimizer={name}", f"scheduler={scheduler_name}")
     weight = torch.nn.Parameter(torch.tensor([3.0]))
-    optimizer = optim.optimizer(composed.optimizer, [weight])
-    assert type(optimizer) is startup.eager(optim.OPTIMIZERS[name][1])
+    optimizer = build_optimizer(composed.optimizer, [weight])
+    assert type(optimizer) is without_dynamo_wrappers(OPTIMIZERS[name])
     assert optimizer.defaults["lr"] == composed.optimizer.lr
-    schedule = optim.schedule(composed.scheduler, optimizer, 2, 10)
+    scheduler = build_scheduler(composed.scheduler, optimizer, 2, 10)
     for _ in range(20):
         optimizer.zero_grad()
         (weight**2).sum().backward()
         optimizer.step()
-        schedule.step()
+        scheduler.step()
     assert abs(weight.item()) < 2.999  # momentum may carry it past 0
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.01), (1, 0.19), (2, 0.1)])
-def test_onecycle_without_room_to_warm_up_is_refused(epochs, warmup):
+def test_onecycle_with_a_warmup_below_two_steps_is_refused(epochs, warmup):
     composed = settings("scheduler=onecycle", f"scheduler.warmup={warmup}")
-    optimizer = optim.optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     if epochs * 10 * warmup >= 2:
-        optim.schedule(composed.scheduler, optimizer, epochs, 10)
+        build_scheduler(composed.scheduler, optimizer, epochs, 10)
         return
     with pytest.raises(SettingError, match=r"scheduler\.warmup"):
-        optim.schedule(composed.scheduler, optimizer, epochs, 10)
+        build_scheduler(composed.scheduler, optimizer, epochs, 10)
 
 
-def test_settings_reach_the_optimizer():
+def test_settings_are_passed_to_the_optimizer():
     composed = settings("optimizer=sgd", "optimizer.momentum=0.3", "optimizer.weight_decay=0.01")
-    optimizer = optim.optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.defaults["momentum"] == 0.3
     assert optimizer.defaults["weight_decay"] == 0.01

@@ -1,4 +1,4 @@
-"""A wheel, installed where there is no repository."""
+"""The wheel: its files, and a run in an environment without the repository."""
 
 import json
 import os
@@ -8,64 +8,78 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from .conftest import CONF, ROOT, TINY
 
+SOURCE = ROOT / "src" / "mnistcnn"
+
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy, so that nothing is left in the repository."""
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that no build files are left in the repository."""
     copy = tmp_path_factory.mktemp("source") / "mnistcnn"
-    left_out = shutil.ignore_patterns(".*", "outputs", "*.egg-info", "build", "dist", "data")
-    shutil.copytree(ROOT, copy, ignore=left_out)
-    # data/ is ignored at the top only: conf/data belongs to the package
-    shutil.copytree(CONF / "data", copy / "conf" / "data", dirs_exist_ok=True)
-    out = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(
+        ".*", "outputs", "*.egg-info", "build", "dist", "data", "__pycache__"
+    )
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    # only the top-level data/ is to be ignored
+    for folder in ("conf/data", "src/mnistcnn/data"):
+        shutil.copytree(ROOT / folder, copy / folder, dirs_exist_ok=True)
+    wheel_dir = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out, copy],
-        check=True, timeout=600,
-    )  # fmt: skip
-    (built,) = out.glob("*.whl")
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheel_dir, copy],
+        check=True,
+        timeout=600,
+    )
+    (built,) = wheel_dir.glob("*.whl")
     return built
 
 
-def test_the_wheel_holds_every_configuration_file(wheel):
+def test_the_wheel_holds_every_module_and_configuration_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if name.startswith("mnistcnn/conf/")}
-    files = [path for path in CONF.rglob("*") if path.suffix in (".yaml", ".py")]
-    assert len(files) > 25
-    assert inside == {f"mnistcnn/conf/{path.relative_to(CONF).as_posix()}" for path in files}
+        names = {name for name in archive.namelist() if name.startswith("mnistcnn/")}
+    modules = {f"mnistcnn/{path.relative_to(SOURCE).as_posix()}" for path in SOURCE.rglob("*.py")}
+    configuration = {
+        f"mnistcnn/conf/{path.relative_to(CONF).as_posix()}"
+        for path in CONF.rglob("*")
+        if path.suffix in (".yaml", ".py")
+    }
+    assert len(modules) > 50 and len(configuration) > 25
+    assert names == modules | configuration
 
 
-def test_a_wheel_trains_away_from_the_repository(wheel, tmp_path):
-    home = tmp_path / "environment"
-    venv.create(home, with_pip=False, symlinks=True)
-    paths = sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})
+def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    paths = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
          "--target", paths["purelib"], wheel],
-        check=True, timeout=600,
+        check=True,
+        timeout=600,
     )  # fmt: skip
-    # The dependencies are this environment's. A path added by a .pth file does not bring the
-    # .pth files in it along, hence not the editable installation of the repository.
+    # Use the dependencies of this environment. The .pth files in a directory that is itself added
+    # by a .pth file are ignored, so that the editable installation of the repository is not used.
     with open(os.path.join(paths["purelib"], "dependencies.pth"), "w") as file:
         file.write(sysconfig.get_paths()["purelib"] + "\n")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    working_dir = tmp_path / "elsewhere"
+    working_dir.mkdir()
     python = os.path.join(paths["scripts"], "python")
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [python, *arguments], cwd=elsewhere, capture_output=True, text=True, timeout=300
+        result = subprocess.run(
+            [python, *arguments], cwd=working_dir, capture_output=True, text=True, timeout=300
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
-    assert run("-c", "import mnistcnn; print(mnistcnn.__file__)").startswith(str(home))
+    location = run("-c", "import mnistcnn; print(mnistcnn.__file__)")
+    assert location.startswith(str(environment))
     run("-m", "mnistcnn.train", *TINY, "hydra.run.dir=run")
-    written = json.loads((elsewhere / "run" / "metrics.json").read_text())
-    assert written["status"] == "finished"
-    assert written["git_commit"] is None
+    metrics = json.loads((working_dir / "run" / "metrics.json").read_text())
+    assert metrics["status"] == "finished"
+    assert metrics["git_commit"] is None
     run("-m", "mnistcnn.evaluate", "ckpt=run", "tsne.samples=20")

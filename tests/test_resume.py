@@ -1,185 +1,219 @@
-"""Going on with a run: what may change, and what is not believed."""
+"""Resuming a run: which settings may change, and which files are refused."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mnistcnn import (
-    checkpoint,
-    command_line,
-    evaluate,
-    fit,
-    multirun,
-    rundir,
-    sweep,
-    train,
-    training,
+from mnistcnn import evaluate, train
+from mnistcnn.cli import hydra_command
+from mnistcnn.config.load import FORMAT
+from mnistcnn.experiments import multirun
+from mnistcnn.runs import history
+from mnistcnn.runs.checkpoint import load_checkpoint
+from mnistcnn.runs.directory import (
+    BEST,
+    CONFIG,
+    CURVES,
+    HISTORY,
+    LAST,
+    LOG,
+    METRICS,
+    PREDICTIONS,
+    TSNE,
+    remove_result_files,
 )
-from mnistcnn.errors import UsageError, WriteError
+from mnistcnn.runs.store import SPLITS, find_runs
+from mnistcnn.system import atomic_files
+from mnistcnn.system.atomic_files import write_json
+from mnistcnn.system.errors import UsageError, WriteError
+from mnistcnn.system.locks import LOCK_FILE
+from mnistcnn.training.train_run import train_run
+from mnistcnn.training.trainer import Trainer
 
 from .conftest import TINY, same_weights, settings
 
-FOUR = ["data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"]  # of finished_run
+FOUR_EPOCHS = ["data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"]  # of finished_run
 
 
 @pytest.fixture
 def run(finished_run, tmp_path) -> Path:
-    """A copy of a finished run that may be damaged."""
+    """A copy of a finished run that a test may change."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-def contents(directory: Path) -> dict[str, bytes]:
+def read_files(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
 
 
-def metrics(run: Path) -> dict:
-    return json.loads((run / rundir.METRICS).read_text())
+def read_metrics(run_dir: Path) -> dict:
+    return json.loads((run_dir / METRICS).read_text())
 
 
 @pytest.fixture
 def interrupted(run) -> Path:
-    """What a run leaves that was killed between the last epoch and the first number."""
-    values = metrics(run)
-    for part in ("train", "validation", "test"):
-        del values[part]
-    rundir.write_json(run / rundir.METRICS, values | {"status": "interrupted"})
-    rundir.clear_results(run)
+    """A run that was killed between its last epoch and the computation of its scores."""
+    values = read_metrics(run)
+    for split in SPLITS:
+        del values[split]
+    write_json(run / METRICS, values | {"status": "interrupted"})
+    remove_result_files(run)
     return run
 
 
-# What may change ---------------------------------------------------------------------------------
+def patch_scores(monkeypatch, *val_accuracies: float) -> None:
+    """Replace the scores of each epoch: these validation accuracies, the last one repeated."""
+    remaining = list(val_accuracies)
+
+    def score(trainer: Trainer) -> dict[str, float]:
+        val_accuracy = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+        losses = {"train_loss": 1.0, "val_loss": 1.0}
+        return losses | {"train_accuracy": 0.5, "val_accuracy": val_accuracy}
+
+    monkeypatch.setattr(Trainer, "_score", score)
 
 
-def test_a_finished_run_says_that_it_is_finished(run, command):
-    before = contents(run)
-    for same in ([], ["device=cpu"], ["checkpoint.minutes=1"], FOUR, ["epochs=4"]):
-        code, out, err = command(train.main, f"resume={run}", *same)
-        accuracy = 100 * metrics(run)["test"]["accuracy"]
+def fill_disk(monkeypatch) -> None:
+    """Make all writes fail, except those of checkpoints."""
+
+    def fail(*_):
+        raise WriteError("disk full")
+
+    monkeypatch.setattr(atomic_files, "write_bytes", fail)
+    monkeypatch.setattr(history, "write_bytes", fail)
+
+
+# Settings that may change ------------------------------------------------------------------------
+
+
+def test_resuming_a_complete_run_changes_nothing(run, command):
+    before = read_files(run)
+    for overrides in ([], ["device=cpu"], ["checkpoint.minutes=1"], FOUR_EPOCHS, ["epochs=4"]):
+        code, out, err = command(train.main, f"resume={run}", *overrides)
+        accuracy = 100 * read_metrics(run)["test"]["accuracy"]
         assert (code, err) == (0, "")
-        assert out == f"{run} is finished: 4 epochs, test accuracy {accuracy:.2f}%\n"
-    assert contents(run) == before
-    assert {path.name for path in run.parent.iterdir()} == {"run"}  # no directory of Hydra's
+        assert out == f"{run} is already complete: 4 epochs, test accuracy {accuracy:.2f}%\n"
+    assert read_files(run) == before
+    assert {path.name for path in run.parent.iterdir()} == {"run"}  # Hydra created no directory
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("override", "message"),
     [
-        ("seed=1", "seed is 0 and cannot become 1"),
-        ("aug=none", "aug.name is full and cannot become none"),
-        ("aug.rotation=3", "aug.rotation is 15.0 and cannot become 3"),
-        ("model=custom", "model.name is convnet and cannot become custom"),
-        ("optimizer.lr=0.5", "optimizer.lr is 1.0 and cannot become 0.5"),
-        ("batch_size=64", "batch_size is 128 and cannot become 64"),
-        ("data=mnist", "data.name is mnist5k and cannot become mnist"),
-        ("tsne.samples=2000", "tsne.samples is 200 and cannot become 2000"),  # named, if by default
-        ("steps=400", "steps is None and cannot become 400"),
-        ("select=last", "select is best and cannot become last"),
-        ("experiment=smoke", "cannot become"),
+        ("seed=1", "seed is 0 and cannot be changed to 1"),
+        ("aug=none", "aug.name is full and cannot be changed to none"),
+        ("aug.rotation=3", "aug.rotation is 15.0 and cannot be changed to 3"),
+        ("model=custom", "model.name is convnet and cannot be changed to custom"),
+        ("optimizer.lr=0.5", "optimizer.lr is 1.0 and cannot be changed to 0.5"),
+        ("batch_size=64", "batch_size is 128 and cannot be changed to 64"),
+        ("data=mnist", "data.name is mnist5k and cannot be changed to mnist"),
+        # a default value, but named on the command line
+        ("tsne.samples=2000", "tsne.samples is 200 and cannot be changed to 2000"),
+        ("steps=400", "steps is None and cannot be changed to 400"),
+        ("select=last", "select is best and cannot be changed to last"),
+        ("experiment=smoke", "cannot be changed to"),
     ],
 )
-def test_what_would_make_another_run_is_refused_by_name(run, command, typed, said):
-    before = contents(run)
-    code, out, err = command(train.main, f"resume={run}", typed)
+def test_a_setting_that_decides_results_cannot_change(run, command, override, message):
+    before = read_files(run)
+    code, out, err = command(train.main, f"resume={run}", override)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1
-    assert err.startswith(f"mnistcnn: {run}: ") and said in err
+    assert err.startswith(f"mnistcnn: {run}: ") and message in err
     for key in ("device", "data.dir", "epochs"):
-        assert key in err.partition("another run (")[2]
-    assert contents(run) == before
+        assert key in err.partition("a different run (only ")[2]
+    assert read_files(run) == before
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "message"),
     [
-        (["epochs=2"], "epochs=2 is not possible: it must be more than 4, which are done"),
+        (
+            ["epochs=2"],
+            "epochs=2 is not allowed: it must be more than 4, the number of completed epochs",
+        ),
         (["epochs=abc"], "epochs: "),
         (["epoch=7"], "did you mean epochs?"),
         (["device=cuda:77"], "device=cuda:77"),
-        (["hydra.run.dir=elsewhere"], "leave hydra.run.dir out"),
+        (["hydra.run.dir=elsewhere"], "omit hydra.run.dir"),
         (["-m", "seed=0,1"], "without -m"),
-        (["resume="], "name the directory of a run"),
+        (["resume="], "give the directory of a run"),
         (["resume=7"], """quote it, as in resume="'7'\""""),
-        (["resume=true"], "is no name: quote it"),
-        (["resume='do\\${seed}l'"], "and one without ${"),
+        (["resume=true"], "is not a name: quote it"),
+        (["resume='do\\${seed}l'"], "without ${ in its name"),
     ],
 )
-def test_what_cannot_be(run, command, typed, said):
-    before = contents(run)
-    named = [] if typed[0].startswith("resume") else [f"resume={run}"]
-    code, _, err = command(train.main, *typed, *named)
-    assert code == 2 and said in err and len(err.splitlines()) <= 2
-    assert contents(run) == before
+def test_invalid_arguments_are_refused(run, command, arguments, message):
+    before = read_files(run)
+    resume = [] if arguments[0].startswith("resume") else [f"resume={run}"]
+    code, _, err = command(train.main, *arguments, *resume)
+    assert code == 2 and message in err and len(err.splitlines()) <= 2
+    assert read_files(run) == before
     assert {path.name for path in run.parent.iterdir()} == {"run"}
 
 
-def test_more_epochs_are_the_same_as_so_many_at_once(run, command, tmp_path):
+def test_adding_epochs_gives_the_same_bytes_as_training_them_at_once(run, command, tmp_path):
     code, out, err = command(train.main, f"resume={run}", "epochs=6")
-    assert (code, err) == (0, "") and "going on after epoch 4 of 6" in out
+    assert (code, err) == (0, "") and "resuming after epoch 4 of 6" in out
     at_once = tmp_path / "at-once"
-    training.run(settings(*FOUR, "epochs=6"), at_once)
-    for name in (rundir.BEST, rundir.LAST, rundir.PREDICTIONS, rundir.CONFIG, rundir.CURVES):
+    train_run(settings(*FOUR_EPOCHS, "epochs=6"), at_once)
+    for name in (BEST, LAST, PREDICTIONS, CONFIG, CURVES):
         assert (run / name).read_bytes() == (at_once / name).read_bytes()
-    one, other = metrics(run), metrics(at_once)
-    assert one["config_sha256"] == other["config_sha256"] and one["epochs"] == 6
-    assert one["seconds"]["total"] > metrics_seconds_of_epochs(run)
-
-
-def metrics_seconds_of_epochs(run: Path) -> float:
-    return sum(row["seconds"] for row in rundir.read_history(run))
+    resumed, uninterrupted = read_metrics(run), read_metrics(at_once)
+    assert resumed["config_sha256"] == uninterrupted["config_sha256"] and resumed["epochs"] == 6
+    seconds_of_epochs = sum(row["seconds"] for row in history.read_history(run))
+    assert resumed["seconds"]["total"] > seconds_of_epochs
 
 
 @pytest.mark.parametrize(
-    ("typed", "reason"),
+    ("overrides", "reason"),
     [
-        (["scheduler=cosine"], "scheduler=cosine has spread the run over them"),
-        (["scheduler=onecycle"], "scheduler=onecycle has spread the run over them"),
-        (["steps=12"], "steps has spread the run over them"),
+        (["scheduler=cosine"], "scheduler=cosine is spread over the epochs"),
+        (["scheduler=onecycle"], "scheduler=onecycle is spread over the epochs"),
+        (["steps=12"], "steps is spread over the epochs"),
     ],
 )
-def test_epochs_stay_where_the_schedule_needs_them(command, tmp_path, typed, reason):
-    training.run(settings(*TINY, "epochs=2", *typed), tmp_path / "run")
+def test_epochs_cannot_change_if_the_schedule_depends_on_them(command, tmp_path, overrides, reason):
+    train_run(settings(*TINY, "epochs=2", *overrides), tmp_path / "run")
     code, _, err = command(train.main, f"resume={tmp_path}/run", "epochs=4")
-    assert code == 2 and f"epochs is 2 and cannot become 4: {reason}" in err
+    assert code == 2 and f"epochs is 2 and cannot be changed to 4: {reason}" in err
 
 
-def test_a_run_that_stopped_early_would_have_stopped_however_many_epochs_it_had(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setattr(fit, "_evaluate", lambda *_: {
-        "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5,
-    })  # fmt: skip
-    typed = [*TINY, "early_stopping.patience=1"]
-    assert training.run(settings(*typed, "epochs=2"), tmp_path / "run")["status"] == "finished"
-    again = training.run(settings(*typed, "epochs=9"), tmp_path / "run", go_on=True)
-    assert (again["status"], again["epochs"]) == ("early_stopped", 2)
+def test_early_stopping_applies_before_any_further_epoch_is_trained(monkeypatch, tmp_path):
+    patch_scores(monkeypatch, 0.5)
+    overrides = [*TINY, "early_stopping.patience=1"]
+    first = train_run(settings(*overrides, "epochs=2"), tmp_path / "run")
+    assert first["status"] == "finished"
+    resumed = train_run(settings(*overrides, "epochs=9"), tmp_path / "run", resume=True)
+    assert (resumed["status"], resumed["epochs"]) == ("early_stopped", 2)
 
 
-# What is there -----------------------------------------------------------------------------------
+# The files of the run ----------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_is_told_to_the_end(interrupted, finished_run, command):
-    began = (interrupted / rundir.CONFIG).stat().st_mtime_ns
+def test_resuming_after_the_last_epoch_writes_the_same_results(interrupted, finished_run, command):
+    config_time = (interrupted / CONFIG).stat().st_mtime_ns
     code, out, _ = command(train.main, f"resume={interrupted}")
-    assert code == 0 and "going on after epoch 4 of 4" in out
-    assert metrics(interrupted)["test"] == metrics(finished_run)["test"]
-    for name in (rundir.LAST, rundir.BEST, rundir.PREDICTIONS, rundir.TSNE, rundir.CURVES):
+    assert code == 0 and "resuming after epoch 4 of 4" in out
+    assert read_metrics(interrupted)["test"] == read_metrics(finished_run)["test"]
+    for name in (LAST, BEST, PREDICTIONS, TSNE, CURVES):
         assert (interrupted / name).read_bytes() == (finished_run / name).read_bytes()
-    assert (interrupted / rundir.CONFIG).stat().st_mtime_ns == began  # compare goes by it
+    assert (interrupted / CONFIG).stat().st_mtime_ns == config_time  # compare sorts runs by it
 
 
-def test_half_a_last_line_of_history_is_cut_off(interrupted, finished_run):
-    file = interrupted / rundir.HISTORY
+def test_an_incomplete_last_line_of_the_history_is_removed(interrupted, finished_run):
+    file = interrupted / HISTORY
     file.write_text(file.read_text() + '{"epoch": 5, "lr": 0.1, "train_lo')
-    training.run(settings(*FOUR), interrupted, go_on=True)
-    assert file.read_text() == (finished_run / rundir.HISTORY).read_text()
+    train_run(settings(*FOUR_EPOCHS), interrupted, resume=True)
+    assert file.read_text() == (finished_run / HISTORY).read_text()
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-700])
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -189,165 +223,204 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace('"val_accuracy": 0.', '"val_accuracy": 0.9', 1))
 
 
-def make_a_directory(path: Path) -> None:
+def replace_by_directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "said"),
+    ("name", "damage", "message"),
     [
-        (rundir.LAST, cut, "is not a checkpoint of mnistcnn, or has lost its end"),
-        (rundir.LAST, flip, "is damaged"),
-        (rundir.LAST, Path.unlink, "last.pt is gone"),
-        (rundir.LAST, make_a_directory, "is not a file"),
-        (rundir.HISTORY, cut, "does not begin with the 4 epochs that last.pt knows"),
-        (rundir.HISTORY, edit, "does not begin with the 4 epochs that last.pt knows"),
-        (rundir.HISTORY, Path.unlink, "does not begin with the 4 epochs that last.pt knows"),
-        (rundir.CONFIG, Path.unlink, "config.yaml: No such file"),
-        (rundir.CONFIG, cut, "config.yaml holds no configuration that this version can read"),
+        (LAST, truncate, "is not a checkpoint of mnistcnn, or is truncated"),
+        (LAST, flip_bit, "is corrupt"),
+        (LAST, Path.unlink, "last.pt is missing"),
+        (LAST, replace_by_directory, "is not a file"),
+        (HISTORY, truncate, "its first 4 epochs are not those of last.pt"),
+        (HISTORY, edit, "its first 4 epochs are not those of last.pt"),
+        (HISTORY, Path.unlink, "its first 4 epochs are not those of last.pt"),
+        (CONFIG, Path.unlink, "config.yaml: No such file"),
+        (CONFIG, truncate, "config.yaml is not a valid configuration"),
     ],
 )
-def test_damaged_runs_are_refused_and_left_as_they_are(interrupted, command, name, damage, said):
+def test_corrupt_runs_are_refused_and_not_changed(interrupted, command, name, damage, message):
     damage(interrupted / name)
-    before = contents(interrupted)
+    before = read_files(interrupted)
     code, _, err = command(train.main, f"resume={interrupted}")
-    assert code == 2 and said in err and str(interrupted) in err
+    assert code == 2 and message in err and str(interrupted) in err
     assert len(err.splitlines()) <= 2 and "Traceback" not in err
-    assert contents(interrupted) == before or set(contents(interrupted)) == set(before) | {".lock"}
+    after = read_files(interrupted)
+    assert after == before or set(after) == set(before) | {LOCK_FILE}
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("name", "old", "new"),
     [
-        (cut, "has lost its end"),
-        (Path.unlink, "cannot be read: No such file"),
-        (lambda path: shutil.copy(path.with_name(rundir.LAST), path), "is of epoch 2, not of 1"),
+        (CONFIG, f"format: {FORMAT}", "format: 7"),
+        (METRICS, f'"format": {FORMAT}', '"format": 7'),
+        (LAST, f"checkpoint {FORMAT:06d} sha256", "checkpoint 000007 sha256"),
     ],
 )
-def test_the_weights_of_the_best_epoch_are_needed(monkeypatch, tmp_path, damage, said):
-    accuracies = iter([0.9, 0.8])
-    monkeypatch.setattr(fit, "_evaluate", lambda *_: {
-        "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": next(accuracies),
-    })  # fmt: skip
-    training.run(settings(*TINY, "epochs=2"), tmp_path / "run")
-    damage(tmp_path / "run" / rundir.BEST)
-    with pytest.raises(rundir.UsageError, match=said):
-        training.run(settings(*TINY, "epochs=3"), tmp_path / "run", go_on=True)
+def test_other_formats_are_refused_by_number(interrupted, command, name, old, new):
+    file = interrupted / name
+    assert old.encode() in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(old.encode(), new.encode()))
+    before = read_files(interrupted)
+    code, out, err = command(train.main, f"resume={interrupted}")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"mnistcnn: {file} was written by another version of mnistcnn "
+        f"(format 7; this version reads format {FORMAT})\n"
+    )
+    assert read_files(interrupted) in (before, before | {LOCK_FILE: b""})
 
 
-def test_checkpoints_of_another_run_are_refused(interrupted, tmp_path):
-    training.run(settings(*TINY, "seed=5"), tmp_path / "other")
-    shutil.copy(tmp_path / "other" / rundir.LAST, interrupted)
-    with pytest.raises(rundir.UsageError, match="Is .*last.pt of another run than config.yaml?"):
-        training.run(settings(*FOUR), interrupted, go_on=True)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "is truncated"),
+        (Path.unlink, "cannot be read: No such file"),
+        (lambda path: shutil.copy(path.with_name(LAST), path), "is of epoch 2, not of 1"),
+    ],
+)
+def test_the_checkpoint_of_the_best_epoch_is_required(monkeypatch, tmp_path, damage, message):
+    patch_scores(monkeypatch, 0.9, 0.8)
+    train_run(settings(*TINY, "epochs=2"), tmp_path / "run")
+    damage(tmp_path / "run" / BEST)
+    with pytest.raises(UsageError, match=message):
+        train_run(settings(*TINY, "epochs=3"), tmp_path / "run", resume=True)
 
 
-def test_weights_alone_do_not_go_on(interrupted):
-    shutil.copy(interrupted / rundir.BEST, interrupted / rundir.LAST)
-    with pytest.raises(rundir.UsageError, match="holds weights alone"):
-        training.run(settings(*FOUR), interrupted, go_on=True)
+def test_a_checkpoint_of_another_run_is_refused(interrupted, tmp_path):
+    train_run(settings(*TINY, "seed=5"), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / LAST, interrupted)
+    with pytest.raises(UsageError, match="Does .*last.pt belong to another run than config.yaml?"):
+        train_run(settings(*FOUR_EPOCHS), interrupted, resume=True)
 
 
-def test_an_evaluation_is_no_training(finished_run, command, tmp_path):
-    ckpt = [f"ckpt={finished_run}", "tsne.samples=20", "hydra.run.dir=ev"]
-    assert command(evaluate.main, *ckpt)[0] == 0
-    before = contents(tmp_path / "ev")
-    code, _, err = command(train.main, "resume=ev")
-    assert code == 2 and "is an evaluation, with which no training can go on" in err
-    assert contents(tmp_path / "ev") == before
+def test_a_checkpoint_without_training_state_cannot_be_resumed(interrupted):
+    shutil.copy(interrupted / BEST, interrupted / LAST)
+    with pytest.raises(UsageError, match="has weights only and cannot be resumed"):
+        train_run(settings(*FOUR_EPOCHS), interrupted, resume=True)
 
 
-def test_what_is_not_ours_stays(run):
+def test_an_evaluation_cannot_be_resumed(finished_run, command, tmp_path):
+    arguments = [f"ckpt={finished_run}", "tsne.samples=20", "hydra.run.dir=evaluation"]
+    assert command(evaluate.main, *arguments)[0] == 0
+    before = read_files(tmp_path / "evaluation")
+    code, _, err = command(train.main, "resume=evaluation")
+    assert code == 2 and "is an evaluation, which cannot be resumed" in err
+    assert read_files(tmp_path / "evaluation") == before
+
+
+def test_files_of_other_programs_are_kept(run):
     (run / ".config.yaml.swp").write_text("an editor's")
     (run / ".best.pt.old").mkdir()
-    (run / ".best.pt.x.unfinished").write_text("a killed process's")
-    training.run(settings(*FOUR), run, go_on=True)
+    (run / ".best.pt.x.unfinished").write_text("of a killed process")
+    train_run(settings(*FOUR_EPOCHS), run, resume=True)
     hidden = {path.name for path in run.iterdir() if path.name.startswith(".")}
-    assert hidden == {".config.yaml.swp", ".best.pt.old", rundir.LOCK}
+    assert hidden == {".config.yaml.swp", ".best.pt.old", LOCK_FILE}
 
 
-def test_results_stay_until_there_is_room_for_others(run, monkeypatch):
-    def full(*_):
-        raise WriteError("no room")
+def test_a_full_disk_costs_no_results(run, monkeypatch):
+    before = read_files(run)
+    fill_disk(monkeypatch)
+    with pytest.raises(WriteError, match="disk full"):
+        train_run(settings(*FOUR_EPOCHS, "epochs=6"), run, resume=True)
+    assert read_files(run) == before | {LOCK_FILE: b""}
 
-    before = contents(run)
-    monkeypatch.setattr(rundir, "write_bytes", full)
-    with pytest.raises(WriteError, match="no room"):
-        training.run(settings(*FOUR, "epochs=6"), run, go_on=True)
-    assert contents(run) == before | {rundir.LOCK: b""}
+
+# The command line --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/a/b", "/a b", "/a=b,c", "/it's", "/back\\slash", "/back\\'s", "/end\\", "/x~y", "/é", '/"q"',
-     "/[a]{b:c}"],
-)  # fmt: skip
-def test_the_command_to_go_on_is_read_back(path):
-    typed = f"resume={command_line._in_overrides(path)}"
-    (override,) = command_line.OverridesParser.create().parse_overrides([typed])
+    [
+        "/a/b",
+        "/a b",
+        "/a=b,c",
+        "/it's",
+        "/back\\slash",
+        "/back\\'s",
+        "/end\\",
+        "/x~y",
+        "/é",
+        '/"q"',
+        "/[a]{b:c}",
+    ],
+)
+def test_paths_survive_quoting_as_override_values(path):
+    argument = f"resume={hydra_command._quote_override_value(path)}"
+    (override,) = OverridesParser.create().parse_overrides([argument])
     assert override.value() == path
 
 
-@pytest.mark.parametrize("where", ["nowhere", ".", "/etc/passwd", "loop"])
-def test_what_is_no_run(command, tmp_path, where):
+@pytest.mark.parametrize("path", ["nowhere", ".", "/etc/passwd", "loop"])
+def test_a_path_without_a_run_is_refused(command, tmp_path, path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    code, _, err = command(train.main, f"resume={where}")
-    assert code == 2 and err.startswith(f"mnistcnn: resume={where} is no run: config.yaml: ")
+    code, _, err = command(train.main, f"resume={path}")
+    assert code == 2 and err.startswith(f"mnistcnn: resume={path} is not a run: config.yaml: ")
     assert len(err.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+    assert [each.name for each in tmp_path.iterdir()] == ["loop"]
 
 
-def test_a_sweep_begins_anew_what_cannot_go_on(command, tmp_path):
-    typed = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
-    assert command(train.main, *typed)[0] == 0
-    (run,) = sweep.find(tmp_path / "sweep")
-    weights = checkpoint.load(run.path / rundir.LAST).network.state_dict()
-    rundir.write_json(run.path / rundir.METRICS, run.metrics | {"status": "interrupted"})
-    flip(run.path / rundir.LAST)
-    code, out, err = command(train.main, *typed)
+# Sweeps ------------------------------------------------------------------------------------------
+
+SWEEP = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
+
+
+def test_a_sweep_restarts_a_run_with_a_corrupt_checkpoint(command, tmp_path):
+    assert command(train.main, *SWEEP)[0] == 0
+    (run,) = find_runs(tmp_path / "sweep")
+    weights = load_checkpoint(run.path / LAST).model.state_dict()
+    write_json(run.path / METRICS, run.metrics | {"status": "interrupted"})
+    flip_bit(run.path / LAST)
+    code, out, err = command(train.main, *SWEEP)
     assert (code, err) == (0, "")
-    (again,) = sweep.find(tmp_path / "sweep")
-    assert again.complete and again.path == run.path
-    log = (run.path / rundir.LOG).read_text()
+    (restarted,) = find_runs(tmp_path / "sweep")
+    assert restarted.complete and restarted.path == run.path
+    log = (run.path / LOG).read_text()
     assert log.count("epoch 1/2") == 2
-    anew = checkpoint.load(run.path / rundir.LAST).network.state_dict()
-    assert same_weights(anew, weights)
+    assert same_weights(load_checkpoint(run.path / LAST).model.state_dict(), weights)
 
 
-@pytest.mark.parametrize("why", ["full disk", "newer format"])
-def test_a_sweep_throws_away_nothing_that_is_whole(command, monkeypatch, tmp_path, why):
-    typed = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
-    assert command(train.main, *typed)[0] == 0
-    (run,) = sweep.find(tmp_path / "sweep")
-    rundir.write_json(run.path / rundir.METRICS, run.metrics | {"status": "interrupted"})
-    if why == "newer format":
-        content = (run.path / rundir.LAST).read_bytes()
-        newer = content.replace(b"checkpoint 000002 sha", b"checkpoint 000003 sha")
-        (run.path / rundir.LAST).write_bytes(newer)
-    before = contents(run.path)
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ("full disk", "mnistcnn: disk full\n"),
+        ("newer format", f"(format {FORMAT + 1}; this version reads format {FORMAT})\n"),
+    ],
+)
+def test_a_sweep_keeps_intact_files_of_a_run_that_it_cannot_resume(
+    command, monkeypatch, tmp_path, cause, message
+):
+    assert command(train.main, *SWEEP)[0] == 0
+    (run,) = find_runs(tmp_path / "sweep")
+    write_json(run.path / METRICS, run.metrics | {"status": "interrupted"})
+    if cause == "newer format":
+        content = (run.path / LAST).read_bytes()
+        seal = f"checkpoint {FORMAT:06d} sha".encode()
+        newer = content.replace(seal, f"checkpoint {FORMAT + 1:06d} sha".encode())
+        assert newer != content
+        (run.path / LAST).write_bytes(newer)
+    before = read_files(run.path)
 
-    def full(*_):
-        raise WriteError("no room")
+    def run_in_this_process(function, *arguments, **_) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            if cause == "full disk":
+                fill_disk(patch)
+            with pytest.raises(SystemExit) as stop:
+                function(*arguments)
+        return stop.value.code
 
-    def told(do, explain, task, chosen, out, known, *_, **__):
-        with pytest.MonkeyPatch.context() as patched:
-            if why == "full disk":
-                patched.setattr(rundir, "write_bytes", full)
-            with pytest.raises((WriteError, UsageError), match="no room|newer version"):
-                multirun._todo(chosen, out, known)
-        return 1
-
-    monkeypatch.setattr(multirun.apart, "call", told)
-    assert command(train.main, *typed)[0] == 1
-    after = contents(run.path)
-    for name in (rundir.LAST, rundir.BEST, rundir.HISTORY, rundir.PREDICTIONS):
+    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", run_in_this_process)
+    code, _, err = command(train.main, *SWEEP)
+    assert code == 1 and message in err
+    after = read_files(run.path)
+    for name in (LAST, BEST, HISTORY, PREDICTIONS):
         assert after[name] == before[name]
 
 
-def test_evaluate_reads_an_interrupted_run(interrupted, finished_run, command, tmp_path):
-    code, _, _ = command(
-        evaluate.main, f"ckpt={interrupted}", "hydra.run.dir=ev", "tsne.samples=20"
-    )
-    assert code == 0
-    assert metrics(tmp_path / "ev")["test"] == metrics(finished_run)["test"]
+def test_evaluate_accepts_an_interrupted_run(interrupted, finished_run, command, tmp_path):
+    arguments = [f"ckpt={interrupted}", "tsne.samples=20", "hydra.run.dir=evaluation"]
+    assert command(evaluate.main, *arguments)[0] == 0
+    assert read_metrics(tmp_path / "evaluation")["test"] == read_metrics(finished_run)["test"]

@@ -1,4 +1,4 @@
-"""What a command imports before its first batch, and after it."""
+"""Start-up time: which modules a command imports before its first batch."""
 
 import subprocess
 import sys
@@ -6,115 +6,141 @@ import sys
 import pytest
 import torch
 
-from mnistcnn import optim, startup
+from mnistcnn.system.startup import without_dynamo_wrappers
+from mnistcnn.training.optim import OPTIMIZERS
 
 from .conftest import ROOT, TINY, settings
 
-# Most of a second each, and more together than torch. None is needed to train.
-HEAVY = ["matplotlib", "scipy", "sklearn", "torch._dynamo", "torchinfo", "torchvision", "tabulate"]
-TELL = f"""
+# Slow to import, and not needed for training.
+SLOW_MODULES = [
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "torch._dynamo",
+    "torchinfo",
+    "torchvision",
+    "tabulate",
+]
+PREAMBLE = f"""
 import sys
 
-def heavy():
-    return sorted({{name for name in {HEAVY} if name in sys.modules}})
+def slow_modules():
+    return sorted({{name for name in {SLOW_MODULES} if name in sys.modules}})
 """
 
 
-def fresh(*lines: str) -> str:
-    """What a new interpreter prints that runs these lines."""
-    done = subprocess.run(
-        [sys.executable, "-c", TELL + "\n".join(lines)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+def run_python(*lines: str) -> str:
+    """The last line printed by a new interpreter that runs these lines."""
+    result = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + "\n".join(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("room", ["training", "evaluation", "command_line", "comparison"])
-def test_nothing_heavy_is_imported_before_it_is_needed(room):
-    assert fresh(f"import mnistcnn.{room}", "print(heavy())") == "[]"
+@pytest.mark.parametrize(
+    "module",
+    [
+        "training.train_run",
+        "evaluation.evaluate_run",
+        "cli.hydra_command",
+        "experiments.comparison",
+    ],
+)
+def test_commands_import_no_slow_modules_at_start(module):
+    assert run_python(f"import mnistcnn.{module}", "print(slow_modules())") == "[]"
 
 
-def test_a_training_step_imports_nothing_heavy():
+def test_a_training_step_imports_no_slow_modules():
     lines = [
         "import torch",
-        "from mnistcnn import checkpoint, engine, models, optim",
+        "from mnistcnn.models.registry import create_model",
+        "from mnistcnn.runs.checkpoint import pack_optimizer_state, restore_optimizer",
+        "from mnistcnn.training.loop import TrainMetrics, training_step",
+        "from mnistcnn.training.optim import LOSSES, OPTIMIZERS, build_optimizer, build_scheduler",
         "from tests.conftest import settings",
-        "batch = torch.rand(4, 1, 28, 28), torch.arange(4)",
-        "for name in optim.OPTIMIZERS:",
+        "images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)",
+        "for name in OPTIMIZERS:",
         "    composed = settings(f'optimizer={name}')",
-        "    network = models.build(composed.model)",
-        "    optimizer = optim.optimizer(composed.optimizer, network.parameters())",
-        "    schedule = optim.schedule(composed.scheduler, optimizer, 1, 2)",
-        "    engine.train_epoch(network, [batch, batch], optim.LOSSES['cross_entropy'], optimizer,",
-        "                       schedule, torch.float32, engine.Running(epoch=1))",
-        "    state = checkpoint.optimizer_state(optimizer)",
-        "    checkpoint.restore_optimizer(optimizer, state)",
-        "print(heavy())",
+        "    model = create_model(composed.model)",
+        "    optimizer = build_optimizer(composed.optimizer, model.parameters())",
+        "    scheduler = build_scheduler(composed.scheduler, optimizer, 1, 2)",
+        "    metrics = TrainMetrics(epoch=1)",
+        "    for _ in range(2):",
+        "        training_step(model, images, labels, LOSSES['cross_entropy'], optimizer,",
+        "                      scheduler, torch.float32, metrics)",
+        "    restore_optimizer(optimizer, pack_optimizer_state(optimizer))",
+        "print(slow_modules())",
     ]
-    assert fresh(*lines) == "[]"
+    assert run_python(*lines) == "[]"
 
 
-def test_a_job_finds_everything_heavy_imported(tmp_path):
+def test_the_modules_preloaded_for_jobs_are_complete(tmp_path):
     lines = [
         "from importlib import import_module",
-        "from mnistcnn import multirun",
-        "from tests.conftest import settings",
-        "for name in multirun.HEAVY:",
-        "    import_module(name)",
-        "before = set(sys.modules)",
         "from pathlib import Path",
-        "from mnistcnn import training",
-        f"training.run(settings(*{TINY}), Path({str(tmp_path / 'run')!r}))",
-        f"late = [m for m in set(sys.modules) - before if m.startswith(tuple({HEAVY}))]",
-        "print([name for name in late if name.count('.') < 2])",  # its small parts aside
+        "from mnistcnn.experiments.multirun import PRELOAD_MODULES",
+        "from tests.conftest import settings",
+        "for name in PRELOAD_MODULES:",
+        "    import_module(name)",
+        "preloaded = set(sys.modules)",
+        "from mnistcnn.training.train_run import train_run",
+        f"train_run(settings(*{TINY}), Path({str(tmp_path / 'run')!r}))",
+        f"late = [m for m in set(sys.modules) - preloaded if m.startswith(tuple({SLOW_MODULES}))]",
+        "print([name for name in late if name.count('.') < 2])",  # deeper modules are small
     ]
-    assert fresh(*lines) == "[]"
+    assert run_python(*lines) == "[]"
 
 
-def trained(optimizer_class: type, **arguments) -> list[torch.Tensor]:
-    """Weights after some steps, a way through ``state_dict``, and some more."""
+def train_with(optimizer_class: type, **arguments) -> list[torch.Tensor]:
+    """Weights and optimizer state after some steps, a reload of the state, and more steps."""
     torch.manual_seed(0)
-    network = torch.nn.Linear(3, 2)
-    optimizer = optimizer_class(network.parameters(), **arguments)
+    model = torch.nn.Linear(3, 2)
+    optimizer = optimizer_class(model.parameters(), **arguments)
     for _ in range(2):
         for _ in range(3):
             optimizer.zero_grad(set_to_none=True)
-            network(torch.randn(4, 3)).square().sum().backward()
+            model(torch.randn(4, 3)).square().sum().backward()
             optimizer.step()
         optimizer.load_state_dict(optimizer.state_dict())
-    return [*network.parameters(), *optimizer.state_dict()["state"][0].values()]
+    return [*model.parameters(), *optimizer.state_dict()["state"][0].values()]
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_an_optimizer_without_the_compiler_computes_the_same(name):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_without_dynamo_wrappers_computes_the_same(name):
     arguments = vars(settings(f"optimizer={name}").optimizer) | {}
-    _, torchs = optim.OPTIMIZERS[arguments.pop("name")]
-    ours = startup.eager(torchs)
-    assert issubclass(ours, torchs) and ours.__name__ == torchs.__name__
-    for one, other in zip(trained(torchs, **arguments), trained(ours, **arguments), strict=True):
-        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    original = OPTIMIZERS[arguments.pop("name")]
+    unwrapped = without_dynamo_wrappers(original)
+    assert issubclass(unwrapped, original) and unwrapped.__name__ == original.__name__
+    expected, actual = (train_with(each, **arguments) for each in (original, unwrapped))
+    for first, second in zip(expected, actual, strict=True):
+        assert torch.equal(torch.as_tensor(first), torch.as_tensor(second))
 
 
-def test_methods_that_are_wrapped_otherwise_stay_as_they_are():
-    class Foreign(torch.optim.SGD):
+def test_methods_with_unknown_wrappers_are_not_changed():
+    class OtherOptimizer(torch.optim.SGD):
         @torch.no_grad()
         def step(self, closure=None):
-            return "its own"
+            return "unchanged"
 
-    assert startup.eager(Foreign).step is Foreign.step
-    assert startup.eager(Foreign)([torch.nn.Parameter(torch.zeros(1))]).step() == "its own"
+    assert without_dynamo_wrappers(OtherOptimizer).step is OtherOptimizer.step
+    optimizer = without_dynamo_wrappers(OtherOptimizer)([torch.nn.Parameter(torch.zeros(1))])
+    assert optimizer.step() == "unchanged"
 
 
-def test_imports_are_made_without_looking_for_garbage():
+def test_garbage_collection_is_off_during_imports_only():
     lines = [
         "import gc",
-        "from mnistcnn import startup",
+        "from mnistcnn.system import startup",
         "try:",
-        "    with startup.importing():",
-        "        within = gc.isenabled()",
+        "    with startup.fast_imports():",
+        "        enabled_inside = gc.isenabled()",
         "        import no_such_package",
         "except ImportError:",
-        "    print(within, gc.isenabled(), gc.get_freeze_count() > 0, heavy())",
+        "    print(enabled_inside, gc.isenabled(), gc.get_freeze_count() > 0, slow_modules())",
     ]
-    assert fresh(*lines) == "False True True []"
+    assert run_python(*lines) == "False True True []"

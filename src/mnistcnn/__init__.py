@@ -1,4 +1,4 @@
 """mnistcnn: a configurable experiment runner for image-classification CNNs on MNIST."""
 
-DIGITS = 10  # classes
-SIDE = 28  # height and width of an image, pixels
+NUM_CLASSES = 10
+IMAGE_SIZE = 28  # height and width of an image, pixels

@@ -1,14 +1,14 @@
-"""The command ``python -m mnistcnn.evaluate``: the report of a run, from its checkpoint alone."""
+"""Command ``python -m mnistcnn.evaluate``: write the metrics and pictures of a checkpoint."""
 
-from mnistcnn import signals, startup
+from mnistcnn.system import signals, startup
 
 
 def main() -> None:
-    signals.exit_at_once()
-    with startup.importing():
-        from mnistcnn import command_line  # seconds: it imports torch
-
-    command_line.run_app("evaluate", "mnistcnn.evaluation:run")
+    signals.exit_immediately()
+    with startup.fast_imports():  # torch takes seconds to import
+        from mnistcnn.cli.hydra_command import run_hydra_command
+        from mnistcnn.evaluation.evaluate_run import evaluate_run
+    run_hydra_command("evaluate", evaluate_run)
 
 
 if __name__ == "__main__":

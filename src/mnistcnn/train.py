@@ -1,14 +1,14 @@
-"""The command ``python -m mnistcnn.train``: one configuration, one network, one directory."""
+"""Command ``python -m mnistcnn.train``: train one network, or a sweep of them with ``-m``."""
 
-from mnistcnn import signals, startup
+from mnistcnn.system import signals, startup
 
 
 def main() -> None:
-    signals.exit_at_once()
-    with startup.importing():
-        from mnistcnn import command_line  # seconds: it imports torch
-
-    command_line.run_app("train", "mnistcnn.training:run")
+    signals.exit_immediately()
+    with startup.fast_imports():  # torch takes seconds to import
+        from mnistcnn.cli.hydra_command import run_hydra_command
+        from mnistcnn.training.train_run import train_run
+    run_hydra_command("train", train_run)
 
 
 if __name__ == "__main__":

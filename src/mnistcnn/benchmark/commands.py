@@ -1,0 +1,168 @@
+"""Sections measured with fresh processes: start, artifacts, and how time and memory scale."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from subprocess import DEVNULL, PIPE
+
+from mnistcnn.benchmark import baselines
+from mnistcnn.benchmark.context import Context, Section
+from mnistcnn.benchmark.throughput import LIGHTNING, MNISTCNN
+from mnistcnn.benchmark.timing import alternate, power_law_exponent, ratios, spread
+from mnistcnn.runs.directory import LAST, METRICS
+from mnistcnn.runs.history import read_history
+from mnistcnn.system.errors import MnistcnnError
+
+IMPORT_TORCH = '`python -c "import torch"`'
+SMALL_TSNE = ["tsne.samples=100", "tsne.perplexity=10"]
+QUICK_RUN = ["epochs=1", "data.fraction=0.1", *SMALL_TSNE]
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """What was measured of a process with ``mnistcnn.train``."""
+
+    command_seconds: float
+    phases: dict[str, float]  # seconds
+    epoch_seconds: float  # all epochs
+    training_seconds: float  # all epochs, without scoring
+    peak_megabytes: float
+
+
+def command_seconds(*arguments: str) -> float:
+    """Wall time of ``python ARGUMENTS``. Raises MnistcnnError if it fails."""
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if result.returncode:
+        reason = " ".join(result.stderr.splitlines()[-3:])
+        raise MnistcnnError(f"python {' '.join(arguments)} failed: {reason}")
+    return seconds
+
+
+def timed_run(context: Context, *overrides: str) -> TimedRun:
+    """Run ``python -m mnistcnn.train OVERRIDES``. Raises MnistcnnError if it fails."""
+    run_dir = context.new_dir()
+    seconds = command_seconds(*_train_arguments(context, *overrides, f"hydra.run.dir='{run_dir}'"))
+    metrics, history = json.loads((run_dir / METRICS).read_text()), read_history(run_dir)
+    images = metrics["data"]["train"]
+    return TimedRun(
+        command_seconds=seconds,
+        phases=metrics["seconds"],
+        epoch_seconds=sum(row["seconds"] for row in history),
+        training_seconds=sum(images / row["samples_per_second"] for row in history),
+        peak_megabytes=metrics["peak_memory_bytes"] / 1e6,
+    )
+
+
+def seconds_to_first_batch(context: Context) -> float:
+    """From the start of ``python -m mnistcnn.train`` to its first batch.
+
+    The first checkpoint is written immediately before that batch; its time is included. The
+    process is then killed. Raises MnistcnnError if it ends earlier.
+    """
+    run_dir = context.new_dir()
+    command = [sys.executable, *_train_arguments(context, f"hydra.run.dir='{run_dir}'")]
+    start = time.time()
+    with subprocess.Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process:
+        try:
+            while not (run_dir / LAST).exists():
+                if process.poll() is not None:
+                    raise MnistcnnError(f"the run has no first batch: {process.stderr.read()}")
+                time.sleep(0.01)
+            return (run_dir / LAST).stat().st_mtime - start
+        finally:
+            process.kill()
+
+
+def _train_arguments(context: Context, *overrides: str) -> list[str]:
+    quick = QUICK_RUN if context.quick else []
+    return ["-m", "mnistcnn.train", *context.overrides, *quick, *overrides]
+
+
+def start(context: Context) -> Section:
+    section = Section(["", "seconds", f"as a multiple of {IMPORT_TORCH}"])
+    measurements = {
+        IMPORT_TORCH: partial(command_seconds, "-c", "import torch"),
+        MNISTCNN: partial(seconds_to_first_batch, context),
+    }
+    if baselines.has_lightning():
+        root, device = str(context.raw_files), str(context.device)
+        code = f"baselines.exit_at_first_lightning_batch({root!r}, {device!r})"
+        code = f"from mnistcnn.benchmark import baselines; {code}"
+        measurements[LIGHTNING] = partial(command_seconds, "-c", code)
+    seconds = alternate(measurements, context.rounds + 1)
+    for name, (_, *values) in seconds.items():  # the first round fills the system's file cache
+        multiple = "" if name == IMPORT_TORCH else ratios(values, seconds[IMPORT_TORCH][1:])
+        section.rows.append([name, spread(values), multiple])
+    if not baselines.has_lightning():
+        section.rows.append([LIGHTNING, "not installed", ""])
+    return section
+
+
+def artifacts(context: Context) -> Section:
+    run = timed_run(context)
+    rows = [[f"`{name}`", f"{seconds:.3f}"] for name, seconds in run.phases.items()]
+    written = sum(run.phases[n] for n in set(run.phases) - {"total", "data", "fit", "checkpoints"})
+    note = (
+        f"One run. `fit` includes `checkpoints` and {run.epoch_seconds:.2f} s of epochs; test and "
+        f"artifacts take {written:.2f} s, the command {run.command_seconds:.2f} s. Peak memory "
+        f"{run.peak_megabytes:,.0f} MB."
+    )
+    return Section(["phase", "seconds"], rows, [note])
+
+
+def scaling(context: Context) -> Section:
+    section = Section(["", "measured", ""])
+    fractions = (0.05, 0.1) if context.quick else (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+    _add_runs(section, context, "data.fraction", fractions)
+    _add_runs(section, context, "epochs", (1, 2) if context.quick else (1, 2, 4, 8))
+    sizes = (32, 128) if context.quick else (32, 64, 128, 256, 512)
+    overrides = [f"batch_size={size}" for size in sizes]
+    measurements = {text: partial(context.rate, context.train(text)) for text in overrides}
+    for name, rates in alternate(measurements, context.rounds).items():
+        section.rows.append([name, "images/s in training", spread(rates)])
+    _add_sweep(section, context)
+    return section
+
+
+def _add_runs(section: Section, context: Context, key: str, values: Sequence[float]) -> None:
+    """Add the duration and the memory of runs with each value of a setting.
+
+    The exponents are those of the power laws through the points of each round.
+    """
+    common = [*SMALL_TSNE, *([] if context.quick else ["epochs=4"])]
+    measurements = {
+        f"{key}={value:g}": partial(timed_run, context, *common, f"{key}={value}")
+        for value in values
+    }
+    runs = alternate(measurements, context.rounds)
+    for attribute in ("epoch_seconds", "training_seconds", "peak_megabytes"):
+        measured = attribute.replace("_", " ")
+        points = {name: [getattr(run, attribute) for run in runs[name]] for name in runs}
+        section.rows += [[name, measured, spread(rounds)] for name, rounds in points.items()]
+        exponents = [power_law_exponent(values, y) for y in zip(*points.values(), strict=True)]
+        section.rows.append([key, f"exponent of {measured}", spread(exponents)])
+
+
+def _add_sweep(section: Section, context: Context) -> None:
+    """Compare a sweep of three runs with three single runs."""
+    overrides = [*SMALL_TSNE, "epochs=1" if context.quick else "epochs=3"]
+
+    def sweep() -> float:
+        sweep_dir = f"hydra.sweep.dir='{context.new_dir()}'"
+        arguments = _train_arguments(context, *overrides, "seed=0,1,2", sweep_dir)
+        return command_seconds(*arguments, "-m")
+
+    measurements = {
+        "sweep of 3 runs": sweep,
+        "one run": lambda: timed_run(context, *overrides).command_seconds,
+    }
+    seconds = alternate(measurements, context.rounds)
+    section.rows += [[name, "wall seconds", spread(values)] for name, values in seconds.items()]
+    ratio = ratios(*seconds.values(), 1 / 3)
+    section.rows.append(["sweep of 3 runs", "wall time relative to 3 times one run", ratio])

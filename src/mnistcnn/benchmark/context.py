@@ -1,0 +1,119 @@
+"""What the sections of the benchmark share: the dataset, settings, the form of a table."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+
+from mnistcnn.benchmark.baselines import write_raw_files
+from mnistcnn.benchmark.timing import RateMeter, Spread, matrix_product_rate
+from mnistcnn.config.load import to_settings
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.data.batches import steps_per_epoch, training_batches
+from mnistcnn.data.dataset import DatasetSplits, load_splits
+from mnistcnn.experiments.summary import markdown_table
+from mnistcnn.system.devices import resolve_precision
+from mnistcnn.training.compiled_forward import compiled_forward
+from mnistcnn.training.loop import TrainMetrics, training_step
+from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
+from mnistcnn.training.trainer import build_model
+
+
+@dataclass
+class Section:
+    """A table with notes. JSON has all rounds of a Spread, Markdown its median and range."""
+
+    header: list[str]
+    rows: list[list[str | Spread]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_markdown(self, title: str) -> str:
+        return "\n\n".join([f"## {title}", markdown_table(self.header, self.rows), *self.notes])
+
+
+@dataclass
+class Context:
+    """The dataset and how much is measured.
+
+    ``overrides`` choose the dataset and the device in all settings. With ``quick``, all sections
+    use tiny sizes.
+    """
+
+    device: torch.device
+    overrides: list[str]
+    rounds: int
+    quick: bool
+    temporary_dir: Path
+
+    @cached_property
+    def splits(self) -> DatasetSplits:
+        """The dataset, on the device. Raises UsageError if it is not available."""
+        settings = self.settings()
+        return load_splits(settings.data, settings.seed).to(self.device)
+
+    @cached_property
+    def raw_files(self) -> Path:
+        """The directory of the dataset's files for torchvision."""
+        root, splits = self.new_dir(), self.splits
+        files = {
+            "train-images-idx3-ubyte": torch.cat([splits.train.pixels, splits.validation.pixels]),
+            "train-labels-idx1-ubyte": torch.cat([splits.train.labels, splits.validation.labels]),
+            "t10k-images-idx3-ubyte": splits.test.pixels,
+            "t10k-labels-idx1-ubyte": splits.test.labels,
+        }
+        write_raw_files(root, files)
+        return root
+
+    def new_dir(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.temporary_dir))
+
+    def settings(self, *overrides: str) -> TrainSettings:
+        """The settings of ``python -m mnistcnn.train`` with these overrides."""
+        with initialize_config_module("mnistcnn.conf", version_base="1.3"):
+            return to_settings(TrainSettings, compose("train", [*self.overrides, *overrides]))
+
+    def meter(self, warm_up: int = 10) -> RateMeter:
+        if self.quick:
+            return RateMeter(self.device, min_seconds=0.1, warm_up=1)
+        return RateMeter(self.device, min_seconds=3.0, warm_up=warm_up)
+
+    def rate(self, work: Iterator[int], warm_up: int = 10) -> float:
+        """Samples per second of ``work``, which yields the size of each batch, without end.
+
+        A second call continues the work.
+        """
+        meter = self.meter(warm_up)
+        while not meter.add(next(work)):
+            pass
+        return meter.rate
+
+    def matrix_rate(self) -> float:
+        return matrix_product_rate(self.device, (256,) if self.quick else ())
+
+    def train(self, *overrides: str) -> Iterator[int]:
+        """Train a new model without end; yield the size of each batch after its step.
+
+        The steps are those of ``Trainer``, without its scores and checkpoints.
+        """
+        settings, images = self.settings(*overrides), self.splits.train
+        model = build_model(settings, self.splits)
+        optimizer = build_optimizer(settings.optimizer, model.parameters())
+        steps = steps_per_epoch(settings, len(images))
+        scheduler = build_scheduler(settings.scheduler, optimizer, settings.epochs, steps)
+        forward = compiled_forward(model, settings.compile)
+        precision = resolve_precision(settings.precision, self.device)
+        loss_fn = LOSSES[settings.loss]
+        model.train()
+        for epoch in itertools.count(1):
+            metrics = TrainMetrics(epoch)
+            for batch, labels in training_batches(images, settings, epoch):
+                training_step(
+                    forward, batch, labels, loss_fn, optimizer, scheduler, precision, metrics
+                )
+                yield len(labels)
+            metrics.flush()

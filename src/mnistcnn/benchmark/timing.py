@@ -1,0 +1,142 @@
+"""Repeatable timings: alternating rounds and their spread, rates, matrix products, FLOP counts."""
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnistcnn.system import signals
+from mnistcnn.system.devices import resolve_precision
+
+# Sizes of the square matrices whose product is timed; the fastest one counts.
+MATRIX_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192), "mps": (2048, 4096)}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of all rounds, in order, with their median, minimum and maximum."""
+
+    rounds: list[float]
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        median, low, high = map(format_number, (self.median, self.low, self.high))
+        return f"{median} ({low} to {high})"
+
+
+def spread(values: Iterable[float], factor: float = 1.0) -> Spread:
+    """The spread of ``factor`` times the values."""
+    rounds = [float(factor * value) for value in values]
+    return Spread(rounds, float(np.median(rounds)), min(rounds), max(rounds))
+
+
+def ratios(
+    numerators: Sequence[float], denominators: Sequence[float], factor: float = 1.0
+) -> Spread:
+    """The spread of ``factor`` times the ratio of each round."""
+    return spread((a / b for a, b in zip(numerators, denominators, strict=True)), factor)
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, or all digits before the decimal point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def alternate(measurements: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list]:
+    """Call all ``measurements`` in turn, ``rounds`` times; return the values of each by round.
+
+    Other load on the machine and its temperature thus affect all of them equally.
+    """
+    values: dict[str, list] = {name: [] for name in measurements}
+    for number in range(1, rounds + 1):
+        for name, measure in measurements.items():
+            log.info("  round %d of %d: %s", number, rounds, name)
+            gc.collect()  # garbage of one measurement must not slow down the next
+            values[name].append(measure())
+            signals.raise_if_stopped()
+    return values
+
+
+class RateMeter:
+    """Measures samples per second over at least ``min_seconds`` and one batch.
+
+    The first ``warm_up`` batches are not counted; there must be at least one.
+    """
+
+    def __init__(self, device: torch.device, min_seconds: float, warm_up: int):
+        self.device, self.min_seconds, self.warm_up = device, min_seconds, warm_up
+        self.batches, self.samples = 0, 0
+        self.start = self.rate = math.nan
+
+    def add(self, samples: int) -> bool:
+        """Add a finished batch; return whether ``rate`` is measured and the work can stop."""
+        self.batches += 1
+        if self.batches == self.warm_up:
+            self.start = synchronized_time(self.device)
+        elif self.batches > self.warm_up:
+            self.samples += samples
+            if time.perf_counter() - self.start >= self.min_seconds:
+                self.rate = self.samples / (synchronized_time(self.device) - self.start)
+                return True
+        return False
+
+
+def synchronized_time(device: torch.device) -> float:
+    """The time in seconds, after all pending work of an accelerator."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def matrix_product_rate(
+    device: torch.device, sizes: Sequence[int] = (), min_seconds: float = 0.5
+) -> float:
+    """The highest FLOP/s of the product of two square matrices, in the precision of training.
+
+    After a first product, which does not count, each size is repeated for ``min_seconds``.
+    """
+    dtype = resolve_precision("auto", device)
+    rates = []
+    for size in sizes or MATRIX_SIZES[device.type]:
+        a, b = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(2))
+        product = torch.mm(a, b)
+        repeats, elapsed = 1, 0.0
+        while elapsed < min_seconds:
+            repeats *= 2
+            start = synchronized_time(device)
+            for _ in range(repeats):
+                torch.mm(a, b, out=product)
+            elapsed = synchronized_time(device) - start
+        rates.append(repeats * 2 * size**3 / elapsed)
+    return max(rates)
+
+
+def training_flop_per_sample(
+    model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor
+) -> float:
+    """FLOP of matrix products and convolutions in the forward and backward pass of one sample.
+
+    A multiplication and an addition count as two. Pooling, normalization, the optimizer and so on
+    are not counted.
+    """
+    model.train()
+    with FlopCounterMode(display=False) as counter:
+        loss_fn(model(images), labels).backward()
+    return counter.get_total_flops() / len(images)
+
+
+def power_law_exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """The exponent b of y = a * x ** b, fitted to positive values by least squares of the logs."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

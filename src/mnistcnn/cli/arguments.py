@@ -1,0 +1,86 @@
+"""Parse the command lines of ``mnistcnn.compare`` and ``scripts/reproduce``.
+
+This module imports the standard library only, so that errors and ``--help`` do not have to wait
+until torch is imported.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+
+def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse ``arguments``, by default those of the process: paths, out, baseline, data_dir."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mnistcnn.compare",
+        description="Compare runs on the same test set. Writes a table, a verdict, learning curves "
+        "and the images on which the predictions differ most.",
+        epilog="Runs that differ only in their seeds form a group. Two runs are compared by "
+        "McNemar's exact test, groups by the paired difference over the seeds in common.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="RUN_OR_SWEEP",
+        help="a run's directory, or a directory of runs",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=_default_out(),
+        help="directory for the results (default: outputs/DATE/TIME-compare)",
+    )
+    parser.add_argument(
+        "--baseline",
+        help="settings of the group to compare with, e.g. aug=none (default: the first that ran)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("MNISTCNN_DATA_DIR"),
+        help="directory of the MNIST files, if they have moved since the training",
+    )
+    return parser.parse_args(arguments)
+
+
+def _default_out() -> Path:
+    now = datetime.now()
+    return Path(f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-compare")
+
+
+def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse ``arguments``, by default those of the process: out, scale, seeds, only, overrides."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce",
+        description="Run all experiments of the report, and write its tables and figures next to "
+        "ours.",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=["quick", "cpu", "full"],
+        default="quick",
+        help="quick: minutes, 5,000 images; cpu: hours; full: for a GPU (default: quick)",
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds per experiment")
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help="run only these experiments",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/reproduction"),
+        help="directory for the results (default: outputs/reproduction)",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="overrides for every command, e.g. hydra/launcher=joblib"
+    )
+    namespace = parser.parse_intermixed_args(arguments)
+    if namespace.seeds is not None and namespace.seeds < 1:
+        parser.error("--seeds: must be at least 1")
+    return namespace

@@ -1,0 +1,176 @@
+"""Run a command configured by Hydra: one run, or the jobs of a sweep."""
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mnistcnn.cli import messages, planning
+from mnistcnn.cli.app import report_interrupt, run_cli, wants_traceback
+from mnistcnn.experiments.multirun import Multirun, Task
+from mnistcnn.experiments.summary import write_summary
+from mnistcnn.runs.directory import CONFIG
+from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
+from mnistcnn.system.logs import setup_logging
+
+CONFIG_PATH = "pkg://mnistcnn.conf"
+
+
+def run_hydra_command(config_name: str, task: Task) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the typed overrides, and run ``task``.
+
+    ``task`` takes the settings and a directory, and is called for each job of a sweep. It must be
+    a module-level function, since jobs run in processes of their own. Exits unless the exit code
+    is 0.
+    """
+    command = HydraCommand(config_name, task, show_traceback=wants_traceback())
+    _current_command.set(command)
+    run_cli(command.run)
+
+
+class ConfigRejected(BaseException):
+    """Carries an error out of a Hydra callback: Hydra turns an Exception into a warning."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
+
+
+class ValidateCallback(Callback):
+    """Checks the configuration of a run, or of all jobs of a sweep, before Hydra starts it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            planning.check_run(config, kwargs["config_name"])
+        except Exception as error:
+            raise ConfigRejected(error) from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        command = _current_command.get()
+        try:
+            command.multirun = planning.plan_multirun(
+                config, kwargs["config_name"], command.show_traceback
+            )
+        except Exception as error:
+            raise ConfigRejected(error) from error
+
+
+@dataclass
+class HydraCommand:
+    """The command of this process; launchers copy it to other processes to run jobs there."""
+
+    config_name: str
+    task: Task
+    show_traceback: bool
+    multirun: Multirun | None = None
+    exit_code: int = 0
+
+    def run(self) -> int:
+        """Let Hydra compose the configuration and call this object; return the exit code."""
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
+        try:
+            messages.refuse_bad_arguments(sys.argv[1:])
+            main = hydra.main(
+                version_base="1.3", config_path=CONFIG_PATH, config_name=self.config_name
+            )
+            main(self)()
+        except ConfigRejected as rejected:
+            self._report(rejected.error)
+            return UsageError.exit_code
+        except KeyboardInterrupt as stop:
+            self.exit_code = report_interrupt(stop)
+        except Exception as error:  # of the command line or of a launcher, not of a job
+            self._report(error)
+            self.exit_code = UsageError.exit_code if self.multirun is None else 1
+        if self.multirun is not None:
+            self._finish_multirun(self.multirun)
+        return self.exit_code
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Run one job. Errors are reported and not raised, so that other jobs still run."""
+        hydra_config = HydraConfig.get()
+        run_dir = Path(hydra_config.runtime.output_dir)
+        try:
+            settings = planning.checked_settings(
+                composed, self.config_name, hydra_config.overrides.task
+            )
+            if self.multirun is not None:
+                setup_logging()  # the process may be a launcher's worker
+                number = hydra_config.job.num
+                return self.multirun.run_job(self.task, settings, run_dir, number)
+            options = {} if planning.resume_dir(composed) is None else {"resume": True}
+            self.task(settings, run_dir, **options)
+        except KeyboardInterrupt as stop:
+            if self.multirun is not None:
+                raise
+            _remove_if_empty(run_dir)
+            self.exit_code = report_interrupt(stop)
+            self._print_resume_command(run_dir)
+        except Exception as error:
+            _remove_if_empty(run_dir)
+            self.exit_code = self._report(error)
+            if not isinstance(error, MnistcnnError) or error.retryable:
+                self._print_resume_command(run_dir)
+        return None
+
+    def _report(self, error: Exception) -> int:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            explained = UsageError(messages.explain(error))
+            explained.__cause__ = error
+            error = explained
+        return report_error(error, self.show_traceback)
+
+    def _print_resume_command(self, run_dir: Path) -> None:
+        if self.config_name == "train" and (run_dir / CONFIG).is_file():
+            argument = shlex.quote(f"resume={_quote_override_value(str(run_dir))}")
+            print(f"to resume: python -m mnistcnn.train {argument}", file=sys.stderr)
+
+    def _finish_multirun(self, multirun: Multirun) -> None:
+        """Print the summary of a sweep, and how to complete it if it was interrupted."""
+        missing = 0
+        try:
+            missing = multirun.count_incomplete()
+            text = write_summary(multirun.directory)
+            with contextlib.suppress(BrokenPipeError):
+                print("\n" + "\n\n".join(filter(None, [text, f"Results: {multirun.directory}"])))
+        except Exception as error:
+            self.exit_code = self.exit_code or self._report(error)
+        if missing:
+            line = f"mnistcnn: {missing} run{' is' if missing == 1 else 's are'} not complete"
+            if multirun.config_hashes:  # else the next command may choose other settings
+                line += (
+                    "; to run only the missing ones, repeat the command with "
+                    f"hydra.sweep.dir={multirun.directory}"
+                )
+            print(line, file=sys.stderr)
+            self.exit_code = self.exit_code or 1
+
+
+_current_command: ContextVar[HydraCommand] = ContextVar("current_command")
+
+
+def _remove_if_empty(run_dir: Path) -> None:
+    """Remove the directory that Hydra created if the task has written nothing to it."""
+    with contextlib.suppress(OSError):
+        run_dir.rmdir()
+
+
+def _quote_override_value(text: str) -> str:
+    """Quote a value for Hydra's override grammar if necessary."""
+    if re.fullmatch(r"[\w/.+@%-]+", text, re.ASCII):
+        return text
+    # a backslash is an escape only before a quote
+    quoted = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), text)
+    return f"'{quoted}'"

@@ -1,0 +1,158 @@
+"""Check the settings and directories of a run or a sweep before it starts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mnistcnn.config.load import COMMAND_KEYS, flatten, to_settings
+from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.experiments.multirun import Multirun
+from mnistcnn.runs.directory import create_run_dir, slugify
+from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.store import find_runs
+from mnistcnn.system.devices import resolve_device
+from mnistcnn.system.errors import UsageError
+from mnistcnn.training.resume import resumed_settings
+
+SCHEMAS = {"train": TrainSettings, "evaluate": EvaluateSettings}  # by the configuration's name
+HASH_LENGTH = 10  # hexadecimal digits in a directory's name
+
+
+# Directory names: resolvers of conf/train.yaml ---------------------------------------------------
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    """Name the directory of a job after the settings that vary, and a hash of all its settings."""
+    settings = to_settings(SCHEMAS[_root_.hydra.job.config_name], _root_)
+    slug = slugify(_root_.hydra.job.override_dirname) or "run"
+    return f"{slug}-{config_sha256(settings)[:HASH_LENGTH]}"
+
+
+def _run_dir(resume: Any, new: str) -> str:
+    """Return the directory of the run to resume, or else ``new``."""
+    return new if resume is None else os.path.expanduser(str(resume))
+
+
+OmegaConf.register_new_resolver("slug", slugify, replace=True)
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def resume_dir(composed: DictConfig) -> Path | None:
+    """Return the directory of the run to resume, or None.
+
+    Raises UsageError if ``resume`` is not a valid name.
+    """
+    value = composed.get("resume")
+    if value is None:
+        return None
+    if not isinstance(value, str):  # Hydra has read a number, true or a list
+        raise UsageError(f"resume={value} is not a name: quote it, as in resume=\"'{value}'\"")
+    if not value or "${" in value:
+        raise UsageError(f"resume={value}: give the directory of a run, without ${{ in its name")
+    return Path(_run_dir(value, ""))
+
+
+# One run -----------------------------------------------------------------------------------------
+
+
+def checked_settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
+    """Return the checked settings of a composed configuration; ``overrides`` are the job's."""
+    run_dir = resume_dir(composed)
+    if run_dir is None:
+        settings = to_settings(SCHEMAS[config_name], composed)
+    else:
+        settings = resumed_settings(run_dir, _explicit_settings(composed, config_name, overrides))
+    resolve_device(settings.device)  # raises if this machine has no such device
+    return settings
+
+
+def check_run(config: DictConfig, config_name: str) -> None:
+    """Check the settings and the directory of a single run."""
+    checked_settings(config, config_name, config.hydra.overrides.task)
+    run_dir = Path(config.hydra.run.dir)
+    existing = resume_dir(config)
+    if existing is None:
+        create_run_dir(run_dir, "hydra.run.dir")
+    elif run_dir != existing:
+        raise UsageError("resume continues in the run's own directory: omit hydra.run.dir")
+
+
+def _explicit_settings(
+    composed: DictConfig, config_name: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Return, by full name, the settings in ``overrides`` and those not at their defaults."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    named = tuple(f"{override.key_or_group}." for override in parsed)
+    values, defaults = (_flat_settings(each) for each in (composed, compose(config_name)))
+    return {
+        **{key: value for key, value in values.items() if f"{key}.".startswith(named)},
+        **{key: value for key, value in values.items() if defaults.get(key, ...) != value},
+    }
+
+
+def _flat_settings(composed: DictConfig) -> dict[str, Any]:
+    keys = [key for key in composed if key not in COMMAND_KEYS]
+    return flatten(OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True))
+
+
+# A sweep -----------------------------------------------------------------------------------------
+
+
+def plan_multirun(config: DictConfig, config_name: str, show_traceback: bool) -> Multirun:
+    """Check all jobs of a sweep that are known before it starts, and return the Multirun."""
+    if resume_dir(config) is not None:
+        raise UsageError(
+            "resume is for one run, without -m: to resume a sweep, repeat its command with the "
+            "same hydra.sweep.dir"
+        )
+    sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides(
+        [*params, *config.hydra.overrides.task]  # later overrides take precedence
+    )
+    if sweeper._target_.endswith(".BasicSweeper"):
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        settings = [checked_settings(compose(config_name, job), config_name, job) for job in jobs]
+        total = len(settings)
+    else:  # the sweeper chooses the settings of each job
+        settings, total = [], sweeper.get("n_trials")
+    sweep_dir = create_run_dir(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+    if config_name != "train" and find_runs(sweep_dir):
+        raise UsageError(
+            f"hydra.sweep.dir={sweep_dir} already holds runs: choose another directory"
+        )
+    _exclude_from_names(config, [o for o in overrides if not o.is_sweep_override()])
+    return Multirun(
+        sweep_dir,
+        config_hashes=[config_sha256(each) for each in settings if config_name == "train"],
+        total=total,
+        threads=_threads_per_job(launcher, sweeper, len(settings)),
+        show_traceback=show_traceback,
+    )
+
+
+def _threads_per_job(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int | None:
+    """Return a job's share of the cores for a launcher that starts several jobs without limits."""
+    if not launcher._target_.endswith(".LocalLauncher"):  # submitit's
+        return None
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
+    return max(1, (os.cpu_count() or 1) // batch)
+
+
+def _exclude_from_names(config: DictConfig, shared: list[Override]) -> None:
+    """Omit overrides shared by all jobs from ``override_dirname``, which names directories."""
+    keys = ",".join(override.key_or_group for override in shared)
+    with open_dict(config):
+        config.hydra.overrides.hydra.append(
+            f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+        )

@@ -1,0 +1,107 @@
+"""Convert a composed Hydra configuration to checked settings, and settings to YAML and back."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnistcnn.config.constraints import check
+from mnistcnn.config.schema import GROUP_SCHEMAS, TrainSettings
+from mnistcnn.system.errors import SettingError, UsageError
+
+# The version of config.yaml, metrics.json and checkpoints: incremented with each change of one.
+FORMAT = 3
+COMMAND_KEYS = ("hydra", "resume")  # keys of the command's configuration that are not settings
+
+
+def to_settings(schema: type, composed: DictConfig) -> Any:
+    """Convert a composed configuration to checked settings of the dataclass ``schema``.
+
+    Raises SettingError if a value is not allowed, and OmegaConf's errors if a key is unknown or a
+    value has the wrong type.
+    """
+    keys = [key for key in composed if key not in COMMAND_KEYS]
+    values = OmegaConf.masked_copy(composed, keys)
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(_structured(schema, values), values))
+    check(settings)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
+        raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")
+    return settings
+
+
+def _structured(schema: type, composed: DictConfig) -> DictConfig:
+    """Return the structured configuration of ``schema`` with the options chosen in ``composed``."""
+    structured = OmegaConf.structured(schema)
+    if schema is TrainSettings:
+        for group, schemas in GROUP_SCHEMAS.items():
+            name = OmegaConf.select(composed, f"{group}.name")
+            if name not in schemas:
+                raise SettingError(f"{group}.name", name, "one of " + ", ".join(schemas))
+            structured[group] = OmegaConf.structured(schemas[name])
+    return structured
+
+
+def to_yaml(settings: TrainSettings) -> str:
+    """Return the content of ``config.yaml``: the format's number, then every setting."""
+    return f"format: {FORMAT}\n" + OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def check_format(number: object, source: Path) -> None:
+    """Check that ``number`` is the FORMAT of this version. Raises UsageError if it is not."""
+    if number is None:
+        raise UsageError(
+            f"{source} has no format number: it was written by another program, "
+            "or by another version of mnistcnn"
+        )
+    if number != FORMAT:
+        raise UsageError(
+            f"{source} was written by another version of mnistcnn "
+            f"(format {number!r}; this version reads format {FORMAT})"
+        )
+
+
+def parse_config(text: str, source: Path) -> dict[str, Any]:
+    """Return the settings in the text of a ``config.yaml`` as nested dicts, not checked yet.
+
+    ``source`` is the file to name in an error. Raises UsageError if the text is not YAML or has
+    another format.
+    """
+    try:
+        values = parse_yaml(text)
+    except Exception as error:  # OmegaConf and the YAML parser raise many types
+        raise _unreadable(source, error) from error
+    check_format(values.pop("format", None) if isinstance(values, dict) else None, source)
+    return values
+
+
+def read_settings(text: str, source: Path) -> TrainSettings:
+    """Return the checked settings in the text of a ``config.yaml``.
+
+    Raises UsageError, with the name of the file ``source``, if the text is not valid.
+    """
+    values = parse_config(text, source)
+    try:
+        return to_settings(TrainSettings, OmegaConf.create(values))
+    except Exception as error:  # SettingError, or one of many types of OmegaConf
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: Path, error: Exception) -> UsageError:
+    return UsageError(f"{source} is not a valid configuration ({str(error).splitlines()[0]})")
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Parse YAML to dicts, lists and values."""
+    return OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict by full name, such as ``model.width``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

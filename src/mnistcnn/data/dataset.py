@@ -1,0 +1,106 @@
+"""Load a dataset and split it into training, validation and test images."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnistcnn import NUM_CLASSES
+from mnistcnn.config.schema import Mnist5kSettings, MnistSettings
+from mnistcnn.data.images import Images
+from mnistcnn.data.mnist import load_mnist, load_mnist5k
+from mnistcnn.system.random_streams import Stream, numpy_generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetSplits:
+    """The splits of a dataset.
+
+    ``train_indices`` (sorted int64) are the positions of ``train`` among the dataset's original
+    training images.
+    """
+
+    name: str
+    fraction: float
+    train: Images
+    validation: Images
+    test: Images
+    train_indices: np.ndarray
+
+    def to(self, device: torch.device) -> "DatasetSplits":
+        splits = (images.to(device) for images in (self.train, self.validation, self.test))
+        return DatasetSplits(self.name, self.fraction, *splits, self.train_indices)
+
+    def describe(self) -> dict:
+        """Return the name, the sizes and a hash of the training indices, as JSON values."""
+        indices = np.ascontiguousarray(self.train_indices, dtype="<i8")
+        return {
+            "name": self.name,
+            "fraction": self.fraction,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "train_indices_sha256": hashlib.sha256(indices.tobytes()).hexdigest(),
+        }
+
+    def pixel_statistics(self) -> tuple[float, float]:
+        """Return mean and population standard deviation of the training pixels, in [0, 1].
+
+        They are computed from integer counts on the CPU, and are bit-identical on every device.
+        """
+        counts = torch.bincount(self.train.pixels.cpu().flatten(), minlength=256).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = (counts * values).sum() / counts.sum()
+        variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+        return mean.item(), variance.sqrt().item()
+
+
+def load_splits(settings: MnistSettings | Mnist5kSettings, seed: int) -> DatasetSplits:
+    """Load a dataset and split it, on the CPU. The test images do not depend on the seed.
+
+    Raises UsageError if the dataset cannot be read or downloaded, or if it is corrupt.
+    """
+    if isinstance(settings, MnistSettings):
+        pool, test = load_mnist(Path(settings.dir), tuple(settings.mirrors))
+    else:
+        pool, test = load_mnist5k()
+    train_indices, validation_indices = stratified_split(
+        pool.labels.numpy(), settings.validation, settings.fraction, seed
+    )
+    log.info(
+        "data %s: %d training, %d validation, %d test images",
+        settings.name,
+        len(train_indices),
+        len(validation_indices),
+        len(test),
+    )
+    train = pool.take(torch.from_numpy(train_indices))
+    validation = pool.take(torch.from_numpy(validation_indices))
+    return DatasetSplits(settings.name, settings.fraction, train, validation, test, train_indices)
+
+
+def stratified_split(
+    labels: np.ndarray, validation: float, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted indices of the training and the validation images.
+
+    Each digit's images are shuffled with a generator of their own. The first ``validation`` of
+    them (rounded down) are validation images; the first ``fraction`` of the remaining ones
+    (rounded to nearest) are training images. Hence a smaller fraction is a subset of a larger
+    one, and the validation images do not depend on it. Each split has at least one image of
+    each digit.
+    """
+    train, held_out = [], []
+    for digit in range(NUM_CLASSES):
+        indices = np.flatnonzero(labels == digit)
+        indices = numpy_generator(seed, Stream.SPLIT, digit).permutation(indices)
+        validation_count = max(1, int(validation * len(indices)))
+        remaining = indices[validation_count:]
+        held_out.append(indices[:validation_count])
+        train.append(remaining[: max(1, round(fraction * len(remaining)))])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))

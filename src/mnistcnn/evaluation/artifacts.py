@@ -1,0 +1,239 @@
+"""Score a trained model on all splits and write its scores, predictions and pictures."""
+
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnistcnn import NUM_CLASSES
+from mnistcnn.config.schema import (
+    AugmentSettings,
+    NeighbourSettings,
+    TrainSettings,
+    TsneSettings,
+)
+from mnistcnn.data.augment import augment_batch, sample_parameters
+from mnistcnn.data.batches import evaluation_batches, to_float
+from mnistcnn.data.dataset import DatasetSplits
+from mnistcnn.data.images import Images
+from mnistcnn.evaluation import embedding, figures, inference, metrics, mosaic
+from mnistcnn.evaluation.metrics import Predictions
+from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.layer_summary import layer_summary
+from mnistcnn.runs import directory, provenance
+from mnistcnn.runs.history import best_epoch
+from mnistcnn.runs.metrics_file import RunRecord
+from mnistcnn.system import devices, random_streams, signals
+from mnistcnn.system.atomic_files import write_bytes, write_text
+from mnistcnn.system.errors import WriteError
+from mnistcnn.system.random_streams import Stream
+
+log = logging.getLogger(__name__)
+
+ERROR_COUNT = 9  # images in misclassified.png
+VARIANT_COUNT = 6  # variants of each image in augmented.png
+
+
+def describe_run(model: Classifier, splits: DatasetSplits, settings: TrainSettings) -> dict:
+    """Return the values of ``metrics.json`` that are known before the first epoch."""
+    return {
+        "seed": settings.seed,
+        "model": {"name": settings.model.name, "parameters": model.parameter_count()},
+        "data": splits.describe(),
+        "device": devices.describe_device(model.mean.device),
+        "precision": str(_resolve_precision(model, settings)).removeprefix("torch."),
+    }
+
+
+def write_artifacts(
+    model: Classifier,
+    splits: DatasetSplits,
+    settings: TrainSettings,
+    history: list[dict],
+    record: RunRecord,
+    trained_scores: dict | None = None,
+) -> None:
+    """Score ``model`` on all splits and write all result files to ``record.run_dir``.
+
+    ``trained_scores`` is the row of ``history`` of the model's epoch; its training and validation
+    scores are then not computed again. ``metrics.json`` and ``predictions.npz`` are written before
+    the other files. ``curves.png`` is omitted if ``history`` is empty.
+
+    Raises WriteError if other files could not be created, after trying all of them.
+    """
+    with record.phase("test"):
+        precision = _resolve_precision(model, settings)
+        scores, test = _score_splits(model, splits, precision, trained_scores)
+    record.values |= scores
+    _write_predictions(record.run_dir, test)
+    record.write()
+    _log_scores(scores)
+
+    writers = _artifact_writers(model, splits, settings, test, scores["test"]["confusion_matrix"])
+    if history:
+        best = best_epoch(history)
+        writers[directory.CURVES] = lambda path: figures.curves(path, history, best)
+    failures = []
+    for name, write in writers.items():
+        with record.phase(name):
+            try:
+                write(record.run_dir / name)
+            except Exception as error:  # keep the scores and write the remaining files
+                log.debug("%s was not written", name, exc_info=True)
+                failures.append(f"{name} ({type(error).__name__}: {error})")
+        signals.raise_if_stopped()
+    if failures:
+        raise WriteError(
+            f"all scores were written, but these files were not: {', '.join(failures)}"
+        )
+    record.values["peak_memory_bytes"] = _peak_memory_bytes(model.mean.device)
+
+
+def _resolve_precision(model: Classifier, settings: TrainSettings) -> torch.dtype:
+    return devices.resolve_precision(settings.precision, model.mean.device)
+
+
+def _peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the peak memory of a CUDA device, or of this process on other devices."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return provenance.peak_memory_bytes()
+
+
+def _score_splits(
+    model: Classifier,
+    splits: DatasetSplits,
+    precision: torch.dtype,
+    trained_scores: dict | None,
+) -> tuple[dict[str, dict], Predictions]:
+    """Return the scores of all splits, and the predictions for the test set with features."""
+
+    def score(images: Images, name: str) -> dict[str, float]:
+        if trained_scores is not None:
+            loss, accuracy = trained_scores[f"{name}_loss"], trained_scores[f"{name}_accuracy"]
+            return metrics.score_from_accuracy(loss, accuracy, len(images))
+        return metrics.score(inference.infer(model, evaluation_batches(images), precision))
+
+    train, validation = score(splits.train, "train"), score(splits.validation, "val")
+    test = inference.infer(model, evaluation_batches(splits.test), precision, with_features=True)
+    detailed = metrics.detailed_score(test)
+    return {"train": train, "validation": validation, "test": detailed}, test
+
+
+def _log_scores(scores: dict[str, dict]) -> None:
+    accuracy, (low, high) = scores["test"]["accuracy"], scores["test"]["accuracy_ci95"]
+    log.info(
+        "test accuracy %.2f%% (95%% interval %.2f-%.2f%%), validation %.2f%%, training %.2f%%",
+        100 * accuracy,
+        100 * low,
+        100 * high,
+        100 * scores["validation"]["accuracy"],
+        100 * scores["train"]["accuracy"],
+    )
+
+
+def _write_predictions(run_dir: Path, test: Predictions) -> None:
+    """Write ``predictions.npz``, in the order of the test set."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        labels=test.labels,
+        predictions=test.predicted,
+        probabilities=test.probabilities,
+    )
+    write_bytes(run_dir / directory.PREDICTIONS, content.getvalue())
+
+
+def _artifact_writers(
+    model: Classifier,
+    splits: DatasetSplits,
+    settings: TrainSettings,
+    test: Predictions,
+    confusion: list[list[int]],
+) -> dict[str, Callable[[Path], None]]:
+    """Return, by file name, functions that write the file to a given path."""
+    seed = settings.seed
+    pixels = splits.test.pixels.cpu().numpy()
+    counts = np.array(confusion)
+    return {
+        directory.CONFUSION_CSV: lambda path: _write_confusion_csv(path, counts),
+        directory.CONFUSION_PNG: lambda path: figures.confusion_matrix(path, counts),
+        directory.MISCLASSIFIED: lambda path: _draw_misclassified(path, pixels, test),
+        directory.NEIGHBOURS: lambda path: _draw_neighbours(
+            path, pixels, test, settings.neighbours, seed
+        ),
+        directory.AUGMENTED: lambda path: _draw_augmented(path, splits.train, settings.aug, seed),
+        directory.SUMMARY: lambda path: write_text(path, layer_summary(model) + "\n"),
+        directory.TSNE: lambda path: _draw_tsne(path, pixels, test, settings.tsne, seed),
+    }
+
+
+def _write_confusion_csv(path: Path, counts: np.ndarray) -> None:
+    content = io.StringIO()
+    header = "true \\ predicted," + ",".join(map(str, range(len(counts))))
+    rows = np.column_stack([np.arange(len(counts)), counts])
+    np.savetxt(content, rows, fmt="%d", delimiter=",", header=header, comments="")
+    write_text(path, content.getvalue())
+
+
+def _draw_misclassified(path: Path, pixels: np.ndarray, test: Predictions) -> None:
+    indices = metrics.most_confident_errors(test, ERROR_COUNT)
+    mosaic.misclassified(
+        path,
+        pixels[indices],
+        test.labels[indices],
+        test.predicted[indices],
+        test.confidence[indices],
+        indices,
+    )
+
+
+def _draw_neighbours(
+    path: Path, pixels: np.ndarray, test: Predictions, settings: NeighbourSettings, seed: int
+) -> None:
+    generator = random_streams.numpy_generator(seed, Stream.NEIGHBOURS)
+    targets = embedding.sample_indices(settings.targets, len(pixels), generator)
+    indices, distances = embedding.nearest_neighbours(test.features, targets, settings.k)
+    mosaic.neighbours(
+        path,
+        pixels[targets],
+        test.labels[targets],
+        pixels[indices],
+        test.labels[indices],
+        distances,
+    )
+
+
+def _draw_augmented(path: Path, train: Images, aug: AugmentSettings, seed: int) -> None:
+    """Draw the first training image of each digit with random variants."""
+    digits = range(NUM_CLASSES)
+    first = torch.stack([torch.argmax((train.labels == digit).int()) for digit in digits])
+    originals = train[first].pixels
+    variants = []
+    for index in range(VARIANT_COUNT):
+        generator = random_streams.torch_generator(seed, Stream.AUGMENT, index + 1)
+        parameters = sample_parameters(aug, len(originals), generator).to(originals.device)
+        images = augment_batch(to_float(originals), parameters, aug)
+        variants.append((images.squeeze(1) * 255).cpu().numpy())
+    title = f"Training images, and {len(variants)} draws of aug={aug.name}"
+    mosaic.augmented(path, originals.cpu().numpy(), np.stack(variants), title)
+
+
+def _draw_tsne(
+    path: Path, pixels: np.ndarray, test: Predictions, settings: TsneSettings, seed: int
+) -> None:
+    generator = random_streams.numpy_generator(seed, Stream.TSNE)
+    indices = embedding.sample_indices(settings.samples, len(pixels), generator)
+    if settings.of == "features":
+        vectors = test.features[indices]
+        name = f"{vectors.shape[1]} features"
+    else:
+        vectors = pixels[indices].reshape(len(indices), -1) / np.float32(255)
+        name = "pixels"
+    random_state = random_streams.derived_seed(seed, Stream.TSNE)
+    coordinates = embedding.tsne(vectors, settings.perplexity, random_state)
+    title = f"t-SNE of the {name} of {len(indices):,} test images"
+    figures.tsne(path, coordinates, test.labels[indices], title)

@@ -1,0 +1,87 @@
+"""Evaluate a checkpoint: write the scores and pictures of its model to a new directory."""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+from mnistcnn.config.load import read_settings, to_yaml
+from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
+from mnistcnn.data.dataset import load_splits
+from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
+from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
+from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, create_run_dir
+from mnistcnn.runs.history import read_history
+from mnistcnn.runs.metrics_file import record_run
+from mnistcnn.system import devices
+from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.system.locks import lock_run_dir
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict:
+    """Evaluate ``settings.ckpt``, write all results to ``run_dir`` and return ``metrics.json``.
+
+    The data is split as in training, so that scores are comparable.
+    """
+    path = _resolve_checkpoint(Path(os.path.expanduser(settings.ckpt)))
+    checkpoint = load_checkpoint(path)
+    model = checkpoint.model
+    train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
+
+    run_dir = create_run_dir(run_dir, "hydra.run.dir")
+    with lock_run_dir(run_dir), record_run(run_dir, EVALUATE_LOG) as record:
+        write_text(run_dir / CONFIG, to_yaml(train_settings))
+        device = devices.resolve_device(train_settings.device)
+        devices.configure_process(device)
+        log.info("%s: %s after epoch %d", path, train_settings.model.name, checkpoint.epoch)
+        with record.phase("data"):
+            splits = load_splits(train_settings.data, train_settings.seed).to(device)
+        devices.place_model(model, device)
+        record.values |= describe_run(model, splits, train_settings)
+        record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}
+        history = _read_training_history(path, checkpoint.config)
+        write_artifacts(model, splits, train_settings, history, record)
+        record.values["status"] = "finished"
+    return record.values
+
+
+def _resolve_checkpoint(path: Path) -> Path:
+    """Return ``path``, or the selected checkpoint of the run if ``path`` is a directory."""
+    if not path.is_dir():
+        return path
+    config = path / CONFIG
+    if not config.is_file():
+        raise UsageError(f"ckpt={path} is not the directory of a run: it has no {CONFIG}")
+    return path / SELECTED_FILE[read_settings(config.read_text(), config).select]
+
+
+def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -> TrainSettings:
+    """Return the training settings with the overrides of the evaluation applied."""
+    changes: dict = {
+        "device": settings.device,
+        "tsne": settings.tsne,
+        "neighbours": settings.neighbours,
+    }
+    if settings.precision is not None:
+        changes["precision"] = settings.precision
+    if settings.data.dir is not None and isinstance(train_settings.data, MnistSettings):
+        changes["data"] = dataclasses.replace(train_settings.data, dir=settings.data.dir)
+    return dataclasses.replace(train_settings, **changes)
+
+
+def _read_training_history(path: Path, config: str) -> list[dict]:
+    """Return the history of the run that wrote the checkpoint ``path``.
+
+    The result is empty if the directory of ``path`` holds another run, or if its history cannot be
+    read.
+    """
+    config_file = path.with_name(CONFIG)
+    try:
+        same_run = config_file.is_file() and config_file.read_text() == config
+        return read_history(path.parent) if same_run else []
+    except (OSError, ValueError, MnistcnnError) as error:  # only the curves need the history
+        log.warning("%s is not drawn: %s", CURVES, error)
+        return []

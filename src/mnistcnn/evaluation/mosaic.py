@@ -1,0 +1,219 @@
+"""Draw grids of images with captions, and write them as PNG files.
+
+Images are enlarged by whole factors and never resampled. matplotlib draws only the text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnistcnn import IMAGE_SIZE
+from mnistcnn.evaluation import figures
+from mnistcnn.evaluation.figures import BLUE, DPI, GREY, RED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Lengths are in pixels of the picture, font sizes in points.
+PAD = 6  # between an image and its caption
+MARGIN = 20  # around all images; holds the text to the left of an image
+MIN_WIDTH = 600  # of a picture, for its title
+CAPTION_SIZE = 7  # of the text below an image
+SIDE_SIZE = 8  # of the text to the left of an image
+LIGHT_GREY = "#CCCCCC"
+
+
+@dataclass
+class Tile:
+    """An image (28, 28) with values from 0 to 255, its frame and its captions."""
+
+    pixels: np.ndarray
+    above: str = ""
+    below: str = ""
+    left: str = ""  # rotated by 90 degrees
+    frame: str = "black"
+    frame_width: int = 1  # pixels of the picture
+    colour: str = "black"  # of the caption above
+    colour_below: str = GREY
+    weight: str = "normal"  # of the caption above
+
+
+def misclassified(
+    path: Path,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    confidence: np.ndarray,
+    indices: np.ndarray,
+) -> None:
+    """Draw a 3 x 3 grid of up to 9 errors.
+
+    Arguments are (K, 28, 28) and (K,); ``indices`` are positions in the test set.
+    """
+    tiles = [
+        Tile(
+            pixels[position],
+            f"true {labels[position]}, predicted {predictions[position]}\n"
+            f"with probability {_format_probability(confidence[position])}",
+            f"test image {index}",
+        )
+        for position, index in enumerate(indices)
+    ]
+    rows = [tiles[first : first + 3] for first in range(0, 9, 3)]
+    title = "The most confident errors" if tiles else "No error in the test set"
+    figures.save_png(_draw_mosaic(rows, 3, title, scale=8, gap=24, lines=2), path)
+
+
+def disagreements(
+    path: Path,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    probabilities: Sequence[np.ndarray],
+    indices: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """Draw a grid of images (K, 28, 28) for which A and B predict different digits.
+
+    ``probabilities`` are those of A and of B, (K, 10) each; ``indices`` are positions in the test
+    set (K,). Captions are blue if A is right and red if B is right.
+    """
+    tiles = []
+    for position, index in enumerate(indices):
+        predicted = [values[position].argmax() for values in probabilities]
+        right = predicted.index(labels[position]) if labels[position] in predicted else None
+        above = "\n".join(
+            f"{side}: {digit} with probability {_format_probability(values[position, digit])}"
+            for side, digit, values in zip("AB", predicted, probabilities, strict=True)
+        )
+        below = f"true {labels[position]}, test image {index}"
+        colour = GREY if right is None else (BLUE, RED)[right]
+        tiles.append(Tile(pixels[position], above, below, colour=colour, colour_below="black"))
+    columns = 4
+    rows = [tiles[first : first + columns] for first in range(0, max(1, len(tiles)), columns)]
+    title = "\n".join(f"{side}: {name}" for side, name in zip("AB", names, strict=True))
+    if not tiles:
+        title += "\nthe same digit for every image of the test set"
+    page = _draw_mosaic(rows, columns, title, 10, gap=12, lines=2, points=8, title_points=10)
+    figures.save_png(page, path)
+
+
+def neighbours(
+    path: Path,
+    targets: np.ndarray,
+    target_labels: np.ndarray,
+    nearest: np.ndarray,
+    nearest_labels: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Draw a row per target (T, 28, 28) with its neighbours (T, K, 28, 28), nearest first.
+
+    Neighbours with a different label than the target have a red frame and caption.
+    """
+    rows = []
+    for target, target_label in enumerate(target_labels):
+        row = [Tile(targets[target], f"target: {target_label}", weight="bold", frame_width=2)]
+        for pixels, label, distance in zip(
+            nearest[target], nearest_labels[target], distances[target], strict=True
+        ):
+            style: dict[str, Any] = {"frame": LIGHT_GREY}
+            if label != target_label:
+                style = {"frame": RED, "frame_width": 4, "colour": RED, "weight": "bold"}
+            row.append(Tile(pixels, str(label), f"{distance:.2f}", **style))
+        rows.append(row)
+    k = nearest_labels.shape[1]
+    title = f"Test images and their {k} nearest by features\n(Euclidean distance)"
+    page = _draw_mosaic(rows, k + 1, title, scale=5, gap=10, lines=1, points=10)
+    figures.save_png(page, path)
+
+
+def augmented(path: Path, originals: np.ndarray, variants: np.ndarray, title: str) -> None:
+    """Draw a column per image: the original (N, 28, 28), then its variants (V, N, 28, 28)."""
+    rows = [[Tile(pixels, frame=BLUE, frame_width=3) for pixels in originals]]
+    rows[0][0].left = "original"
+    rows += [[Tile(pixels, frame=LIGHT_GREY) for pixels in variant] for variant in variants]
+    page = _draw_mosaic(rows, len(originals), title, scale=4, gap=10)
+    figures.save_png(page, path)
+
+
+def _format_probability(value: float) -> str:
+    """Format a probability with three decimals, never rounded up to 1."""
+    return f"{value:.3f}" if value < 0.9995 else "> 0.999"
+
+
+def _draw_mosaic(
+    rows: Sequence[Sequence[Tile]],
+    columns: int,
+    title: str,
+    scale: int,
+    gap: int,
+    lines: int = 0,
+    points: float = 9,
+    title_points: float = 12,
+) -> np.ndarray:
+    """Draw rows of at most ``columns`` tiles, black on white; return pixels (H, W, 3) uint8.
+
+    An image pixel becomes a square of ``scale`` x ``scale`` picture pixels; ``gap`` is the number
+    of picture pixels between images. If ``lines`` is not 0, space is reserved for that many lines
+    of text of size ``points`` above each image and one line of small text below. The title is
+    wrapped to the width of the picture.
+    """
+    size = IMAGE_SIZE * scale
+    above = lines * _line_height(points) + PAD if lines else 0
+    below = _line_height(CAPTION_SIZE) + PAD if lines else 0
+    column_step = size + gap
+    row_step = size + max(gap, above + below + PAD)
+    width = max(columns * column_step - gap + 2 * MARGIN, MIN_WIDTH)
+    characters = int(width / (0.64 * title_points * DPI / 72))
+    title = "\n".join(figures.wrap_text(line, characters) for line in title.split("\n"))
+    top = _line_height(title_points) * (1 + title.count("\n")) + MARGIN
+    left = (width - columns * column_step + gap) // 2
+    figure = figures.new_figure(width / DPI, (top + len(rows) * row_step) / DPI)
+    _draw_text(figure, width / 2, MARGIN / 2, title, va="top", fontsize=title_points)
+    positions = [
+        (tile, left + column * column_step, top + row * row_step + above)
+        for row, tiles in enumerate(rows)
+        for column, tile in enumerate(tiles)
+    ]
+    for tile, x, y in positions:
+        _draw_captions(figure, tile, x, y, size, points)
+    page = figures.render_figure(figure)
+    for tile, x, y in positions:
+        _paste_tile(page, tile, x, y, scale)
+    return page
+
+
+def _line_height(points: float) -> int:
+    """Return the distance between two lines of text in pixels."""
+    return round(1.25 * points * DPI / 72)
+
+
+def _draw_captions(figure: "Figure", tile: Tile, x: int, y: int, size: int, points: float) -> None:
+    """Draw the captions of a tile with its upper left corner at (x, y)."""
+    style = {"fontsize": points, "color": tile.colour, "weight": tile.weight}
+    _draw_text(figure, x + size / 2, y - PAD, tile.above, va="bottom", **style)
+    style = {"fontsize": CAPTION_SIZE, "color": tile.colour_below}
+    _draw_text(figure, x + size / 2, y + size + PAD, tile.below, va="top", **style)
+    style = {"fontsize": SIDE_SIZE, "color": tile.frame, "rotation": 90}
+    _draw_text(figure, x - MARGIN / 2, y + size / 2, tile.left, va="center", **style)
+
+
+def _draw_text(figure: "Figure", x: float, y: float, text: str, **style: Any) -> None:
+    """Draw text centred at ``x``, in pixels from the left and top edges of the picture."""
+    from matplotlib.transforms import IdentityTransform
+
+    if text:
+        height = figure.get_figheight() * DPI
+        figure.text(x, height - y, text, ha="center", transform=IdentityTransform(), **style)
+
+
+def _paste_tile(page: np.ndarray, tile: Tile, x: int, y: int, scale: int) -> None:
+    """Copy the frame and the inverted, enlarged image of a tile into ``page`` at (x, y)."""
+    shades = 255 - np.rint(tile.pixels).astype(np.uint8)
+    image = shades.repeat(scale, axis=0).repeat(scale, axis=1)
+    height, width = image.shape
+    frame = tile.frame_width
+    page[y - frame : y + height + frame, x - frame : x + width + frame] = figures.rgb(tile.frame)
+    page[y : y + height, x : x + width] = image[..., None]

@@ -1,0 +1,133 @@
+"""Group runs that differ only in their seeds, and label groups by the settings that vary."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mnistcnn.config.load import parse_yaml
+from mnistcnn.experiments import statistics
+from mnistcnn.experiments.statistics import Mean
+from mnistcnn.runs.identity import NON_IDENTITY_KEYS
+from mnistcnn.runs.store import Run
+
+
+def varying_keys(runs: Iterable[Run]) -> list[str]:
+    """Return the settings that differ between ``runs``, in the order of the configuration.
+
+    If the selected option of a config group varies, the group's other settings are included only if
+    they also vary between runs with the same option: ``model=convnet,custom`` gives ``model.name``
+    and no other key of ``model``.
+    """
+    runs = [run for run in runs if run.settings]
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    keys = [key for key in keys if key not in NON_IDENTITY_KEYS]
+    varying_options = {key for key in keys if key.endswith(".name") and _differ(runs, key)}
+    varying = []
+    for key in keys:
+        option = key.rpartition(".")[0] + ".name"
+        if key in varying_options or option not in varying_options:
+            is_varying = _differ(runs, key)
+        else:
+            is_varying = any(_differ(part, key) for part in _split_by(runs, option))
+        if is_varying:
+            varying.append(key)
+    return varying
+
+
+def _differ(runs: Iterable[Run], key: str) -> bool:
+    return len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+
+
+def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:
+    """Split runs into lists of runs with the same value of ``key``."""
+    parts: dict[Any, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(run.settings.get(key), []).append(run)
+    return list(parts.values())
+
+
+def label(settings: dict[str, Any], keys: Iterable[str]) -> str:
+    """Return settings as command-line overrides: ``aug=full data.fraction=0.5``."""
+    return " ".join(f"{display_key(key)}={display_value(settings.get(key))}" for key in keys)
+
+
+def matches(settings: dict[str, Any], overrides: Iterable[str]) -> bool:
+    """Return whether settings have the values of all overrides: ``["aug=full", "seed=1"]``."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key if key in settings else f"{key}.name"
+        if key not in settings:
+            return False
+        if display_value(settings[key]) not in (value, display_value(_parse_value(value))):
+            return False
+    return True
+
+
+def _parse_value(value: str) -> Any:
+    try:
+        return parse_yaml(f"value: {value}")["value"]
+    except Exception:  # not YAML
+        return value
+
+
+def display_key(key: str) -> str:
+    """Return a setting's name as typed on the command line: ``aug`` for ``aug.name``."""
+    return key.removesuffix(".name")
+
+
+def display_value(value: Any) -> str:
+    """Return a setting's value as typed on the command line, without spaces."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return "null" if value is None else str(value).replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seeds, sorted by seed."""
+
+    runs: list[Run]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.runs[0].settings
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def values(self, split: str, name: str) -> np.ndarray:
+        """Return the measure ``name`` of each run on ``split``: float64 (n,)."""
+        return np.array([run.measure(split, name) for run in self.runs], dtype=np.float64)
+
+    def mean(self, split: str, name: str) -> Mean:
+        return statistics.mean_interval(self.values(split, name))
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Group complete runs by their settings without the seed.
+
+    Of several runs with the same settings and seed, only the first is kept.
+    """
+    runs_by_seed: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.complete:
+            settings = {k: v for k, v in run.settings.items() if k not in NON_IDENTITY_KEYS}
+            seed = settings.pop("seed")
+            key = json.dumps(settings, sort_keys=True)
+            runs_by_seed.setdefault(key, {}).setdefault(seed, run)
+    return [Group([runs[seed] for seed in sorted(runs)]) for runs in runs_by_seed.values()]
+
+
+def sort_runs(runs: Iterable[Run], keys: Sequence[str]) -> list[Run]:
+    """Sort runs by the values of ``keys``: null first, then numbers, then text."""
+
+    def rank(value: Any) -> tuple:
+        if value is None:
+            return (0,)
+        return (1, value) if isinstance(value, int | float) else (2, str(value))
+
+    return sorted(runs, key=lambda run: [rank(run.settings.get(key)) for key in keys])

@@ -1,0 +1,52 @@
+"""Image classifier: a body that computes features, and a linear head that scores the classes."""
+
+import torch
+from torch import Tensor, nn
+
+from mnistcnn import IMAGE_SIZE, NUM_CLASSES
+
+
+class Classifier(nn.Module):
+    """A body that maps images to features (N, F), followed by a linear head.
+
+    The input is (N, 1, 28, 28) float32 in [0, 1]. The model normalises it with the mean and
+    standard deviation of its training images, which are buffers and part of the state dict.
+
+    The body receives only the first ``crop_size`` rows and columns of each image; the others must
+    not affect the features.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, head: nn.Linear, crop_size: int = IMAGE_SIZE):
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.crop_size = crop_size
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("std", torch.tensor(1.0))
+
+    def set_normalization(self, mean: float, std: float) -> None:
+        """Set the pixel statistics of the training images, for pixels in [0, 1]."""
+        self.mean.fill_(mean)
+        self.std.fill_(std)
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the penultimate features (N, F) and the logits (N, 10)."""
+        images = images[:, :, : self.crop_size, : self.crop_size]
+        features = self.body((images - self.mean) / self.std)
+        # The head may have more outputs than there are classes (4096 in the report's custom
+        # network). The first ten are the classes, the others are unused.
+        return features, self.head(features)[:, :NUM_CLASSES]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features_and_logits(images)[1]
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def scale_channels(size: int, width: float, minimum: int = 1) -> int:
+    """Multiply a layer size by ``width`` and round it to an integer of at least ``minimum``."""
+    return max(minimum, round(size * width))

@@ -1,0 +1,55 @@
+"""The report's default ConvNet."""
+
+from itertools import pairwise
+
+from torch import nn
+
+from mnistcnn import IMAGE_SIZE, NUM_CLASSES
+from mnistcnn.config.schema import ConvNetSettings
+from mnistcnn.models.classifier import Classifier
+
+
+def convnet(settings: ConvNetSettings) -> Classifier:
+    """Build blocks of convolution, ReLU, max-pooling and Dropout2d, then a hidden linear layer.
+
+    Without batch normalisation between ReLU and pooling, pooling comes first: the result is the
+    same because ReLU is monotonic, and ReLU then processes a quarter of the values.
+    """
+    layers: list[nn.Module] = []
+    stride = settings.stride
+    for in_channels, out_channels in pairwise([1, *settings.channels]):
+        layers.append(
+            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=settings.padding)
+        )
+        if settings.batch_norm == "before_relu":
+            layers.append(nn.BatchNorm2d(out_channels))
+        if settings.batch_norm == "after_relu":
+            layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(out_channels), nn.MaxPool2d(2)]
+        else:
+            layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
+        layers.append(nn.Dropout2d(settings.dropout))
+        stride = 1
+    flat_size = settings.channels[-1] * settings.output_size() ** 2
+    layers += [nn.Flatten(), nn.Linear(flat_size, settings.hidden), nn.ReLU(inplace=True)]
+    return Classifier(
+        nn.Sequential(*layers),
+        nn.Linear(settings.hidden, NUM_CLASSES),
+        crop_size(settings),
+    )
+
+
+def crop_size(settings: ConvNetSettings) -> int:
+    """Return height and width, in pixels, of the image part that affects the last block's output.
+
+    Max-pooling drops the last row and column of an odd-sized input, so the pixels that affect
+    only those can be cropped: 26 x 26 pixels suffice for the default network, and 22 x 22 for
+    three blocks. With padding, which a crop would move, or with batch normalisation, whose
+    statistics cover all pixels, the image is not cropped.
+    """
+    if settings.padding or settings.batch_norm != "none":
+        return IMAGE_SIZE
+    size = settings.output_size()
+    # From the last block back to the first: only the first convolution has a stride.
+    for stride in [*[1] * (len(settings.channels) - 1), settings.stride]:
+        size = (2 * size - 1) * stride + 3
+    return size

@@ -1,0 +1,24 @@
+"""Summarise a model's layers, output shapes and parameter counts in a table."""
+
+import torch
+
+from mnistcnn import IMAGE_SIZE
+from mnistcnn.models.classifier import Classifier
+
+
+def layer_summary(model: Classifier) -> str:
+    """Return torchinfo's table of layers for one image of 28 x 28 pixels.
+
+    The shapes are those of the uncropped image (26 x 26 after the default network's first
+    convolution, as in the report's Figure 3), even if the model crops its input to save time.
+    """
+    from torchinfo import summary
+
+    # Pass input_data, not input_size: the latter would draw from the global random generator.
+    image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, device=model.mean.device)
+    crop_size = model.crop_size
+    model.crop_size = IMAGE_SIZE
+    try:
+        return str(summary(model, input_data=image, depth=4, verbose=0))
+    finally:
+        model.crop_size = crop_size

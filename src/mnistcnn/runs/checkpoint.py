@@ -1,0 +1,224 @@
+"""Save and load checkpoints: a model with its configuration, and the state of its training.
+
+A checkpoint is the zip archive that ``torch.save`` writes, with a comment at its end that holds
+the format's number and the SHA-256 of everything before it. Nothing else in a file is parsed before
+the hash has been verified. The hash does not detect a forged file, but such a file cannot run code
+(``weights_only``) or allocate more memory than its own size.
+"""
+
+import hashlib
+import io
+import re
+import struct
+import sys
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from mnistcnn.config.load import FORMAT, check_format
+from mnistcnn.config.schema import ModelSettings
+from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.registry import create_model_from_dict
+from mnistcnn.runs.directory import BEST, LAST
+from mnistcnn.system.atomic_files import write_bytes
+from mnistcnn.system.errors import CorruptFileError, UsageError
+
+SELECTED_FILE = {"best": BEST, "last": LAST}  # by the setting `select`
+
+SEAL = "mnistcnn checkpoint {format:06d} sha256 {digest}"
+SEAL_PATTERN = re.compile(rb"mnistcnn checkpoint (\d{6}) sha256 ([0-9a-f]{64})")
+SEAL_LENGTH = len(SEAL.format(format=FORMAT, digest="0" * 64))
+COMMENT_LENGTH_BYTES = 2  # bytes of the field before a zip archive's comment
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in evaluation mode on the CPU, and the state in which it was saved.
+
+    ``config`` is the content of the run's ``config.yaml``, ``epoch`` the number of completed
+    epochs and ``step`` the number of optimizer steps. ``training`` is the state needed to resume,
+    as passed to :func:`save_checkpoint`, or None.
+    """
+
+    model: Classifier
+    config: str
+    epoch: int
+    step: int
+    training: dict[str, Any] | None
+
+
+def save_checkpoint(
+    path: Path,
+    model: Classifier,
+    settings: ModelSettings,
+    config: str,
+    epoch: int,
+    step: int,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint atomically.
+
+    ``training`` holds plain values and tensors. A checkpoint takes less than 64 KB in addition to
+    weights and optimizer state, for models of up to about 300 tensors. Raises WriteError.
+    """
+    content = io.BytesIO()
+    state = {
+        "model": asdict(settings),
+        "weights": _pack_tensors(model.state_dict()),
+        "config": config,
+        "epoch": epoch,
+        "step": step,
+        "training": training,
+    }
+    torch.save(_without_shared_objects(state), content)
+    _seal(content)
+    write_bytes(path, content.getbuffer())
+
+
+def _without_shared_objects(value: Any) -> Any:
+    """Return a copy in which equal strings are one object and no container occurs twice.
+
+    Pickle stores references to shared objects: without this, a resumed training would not write
+    the same bytes as an uninterrupted one.
+    """
+    if isinstance(value, dict):
+        return {
+            _without_shared_objects(key): _without_shared_objects(element)
+            for key, element in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_shared_objects, value))
+    return sys.intern(value) if isinstance(value, str) else value
+
+
+def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, as views of one storage per dtype: each is a file of the zip."""
+    packed = dict.fromkeys(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+        group = {name: t.detach().cpu() for name, t in tensors.items() if t.dtype == dtype}
+        storage = torch.cat([tensor.reshape(-1) for tensor in group.values()])
+        parts = storage.split([tensor.numel() for tensor in group.values()])
+        for (name, tensor), part in zip(group.items(), parts, strict=True):
+            packed[name] = part.view(tensor.shape)
+    return packed
+
+
+# Optimizer state ---------------------------------------------------------------------------------
+
+
+def pack_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """Return ``optimizer.state_dict()`` with one flat tensor per kind of state.
+
+    Each of these tensors holds the state of all parameters.
+    """
+    state = optimizer.state_dict()
+    tensors_by_kind: dict[str, list[Tensor]] = {}
+    for parameter_state in state["state"].values():
+        for kind, tensor in parameter_state.items():
+            tensors_by_kind.setdefault(kind, []).append(tensor.detach().cpu().reshape(-1))
+    packed = {kind: torch.cat(tensors) for kind, tensors in tensors_by_kind.items()}
+    return state | {"state": packed}
+
+
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a state from :func:`pack_optimizer_state` into an optimizer of the same parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    unpacked = {kind: _unpack(packed, parameters) for kind, packed in state["state"].items()}
+    parameter_states = (
+        dict(zip(unpacked, tensors, strict=True))
+        for tensors in zip(*unpacked.values(), strict=True)
+    )
+    optimizer.load_state_dict(state | {"state": dict(enumerate(parameter_states))})
+
+
+def _unpack(packed: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
+    """Return a tensor per parameter: a scalar, or one of its shape and memory format."""
+    if packed.numel() == len(parameters):
+        return list(packed)
+    parts = packed.split([parameter.numel() for parameter in parameters])
+    return [
+        torch.empty_like(p, requires_grad=False).copy_(part.view(p.shape))
+        for p, part in zip(parameters, parts, strict=True)
+    ]
+
+
+# The seal: format and SHA-256 --------------------------------------------------------------------
+
+
+def _seal(content: io.BytesIO) -> None:
+    """Append the seal as the comment of a zip archive that has none."""
+    end = content.seek(-COMMENT_LENGTH_BYTES, io.SEEK_END)
+    digest = hashlib.sha256(content.getbuffer()[:end]).hexdigest()
+    comment = SEAL.format(format=FORMAT, digest=digest).encode()
+    content.write(struct.pack("<H", len(comment)) + comment)
+
+
+def _read_sealed(path: Path) -> bytes:
+    """Return the content of a file with a valid seal; see :func:`load_checkpoint` for errors."""
+    try:
+        if path.exists() and not path.is_file():  # a directory, a pipe, a device
+            raise UsageError(f"{path} is not a file")
+        with open(path, "rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - SEAL_LENGTH))
+            seal = SEAL_PATTERN.fullmatch(file.read())
+            if seal is None:
+                raise CorruptFileError(
+                    f"{path} is not a checkpoint of mnistcnn, or is truncated: "
+                    f"choose a {BEST} or {LAST} written by a run"
+                )
+            check_format(int(seal[1]), path)
+            file.seek(0)
+            content = file.read()
+    except OSError as error:
+        kind = CorruptFileError if isinstance(error, FileNotFoundError) else UsageError
+        raise kind(f"{path} cannot be read: {error.strerror or error}") from error
+    digest = hashlib.sha256(memoryview(content)[: -SEAL_LENGTH - COMMENT_LENGTH_BYTES]).hexdigest()
+    if digest.encode() != seal[2]:
+        raise CorruptFileError(
+            f"{path} is corrupt: its SHA-256 does not match. Use another checkpoint of the run, "
+            "or repeat the run"
+        )
+    return content
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild a model from its checkpoint.
+
+    Raises UsageError if the file cannot be read or has another format, and CorruptFileError if it
+    is missing, corrupt or not a checkpoint of mnistcnn.
+    """
+    content = _read_sealed(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(content):
+                raise ValueError("compressed, which checkpoints never are")
+        with warnings.catch_warnings(action="ignore"):  # torch warns about foreign files
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        model = _rebuild_model(state["model"], state["weights"])
+        config, epoch, step = str(state["config"]), int(state["epoch"]), int(state["step"])
+        return Checkpoint(model.eval(), config, epoch, step, state["training"])
+    except Exception as error:  # torch raises a dozen types for a foreign file
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise CorruptFileError(
+            f"{path} has a valid SHA-256 but is not a checkpoint of mnistcnn ({reason})"
+        ) from error
+
+
+def _rebuild_model(settings: dict, weights: dict[str, Tensor]) -> Classifier:
+    """Build a model with these weights; no memory is allocated except for those in the file."""
+    with torch.device("meta"):
+        model = create_model_from_dict(settings)
+    for name, empty in model.state_dict().items():
+        if weights[name].dtype != empty.dtype or not weights[name].is_contiguous():
+            raise ValueError(f"{name} has an unexpected dtype or layout")
+    model.load_state_dict(weights, assign=True)
+    return model

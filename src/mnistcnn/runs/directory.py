@@ -1,0 +1,104 @@
+"""Name the files of a run's directory; create and clear such a directory."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from mnistcnn.system.atomic_files import remove_temporary_files
+from mnistcnn.system.errors import UsageError
+
+CONFIG = "config.yaml"
+LOG = "train.log"
+EVALUATE_LOG = "evaluate.log"
+HISTORY = "history.jsonl"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.npz"
+BEST = "best.pt"
+LAST = "last.pt"
+CURVES = "curves.png"
+CONFUSION_PNG = "confusion_matrix.png"
+CONFUSION_CSV = "confusion_matrix.csv"
+MISCLASSIFIED = "misclassified.png"
+TSNE = "tsne.png"
+NEIGHBOURS = "neighbours.png"
+AUGMENTED = "augmented.png"
+SUMMARY = "model_summary.txt"
+
+# Written after the last epoch.
+RESULT_FILES = [
+    PREDICTIONS,
+    CURVES,
+    CONFUSION_PNG,
+    CONFUSION_CSV,
+    MISCLASSIFIED,
+    TSNE,
+    NEIGHBOURS,
+    AUGMENTED,
+    SUMMARY,
+]
+# Written before that. A run is recognised by the last two, which are therefore removed last.
+TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
+
+MAX_SLUG_LENGTH = 100
+
+
+def create_run_dir(path: Path, key: str) -> Path:
+    """Create a directory for new results and return its absolute path.
+
+    ``key`` is the setting that names the directory. Raises UsageError if the directory cannot be
+    written or already holds a run: results are never overwritten.
+    """
+    path = Path(path).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{key}={path} cannot be written ({error.strerror or error}): choose another directory"
+        ) from error
+    refuse_existing_run(path, key)
+    return path
+
+
+def refuse_existing_run(path: Path, key: str) -> None:
+    """Check that ``path``, the value of the setting ``key``, does not hold a run.
+
+    Raises UsageError if it does.
+    """
+    existing = [name for name in (METRICS, HISTORY) if (path / name).exists()]
+    if existing:
+        raise UsageError(
+            f"{key}={path} already holds a run ({existing[0]}): choose another directory, "
+            "or delete this one"
+        )
+
+
+def remove_run_files(run_dir: Path) -> None:
+    """Remove all files of a failed run except its log, which the next attempt continues."""
+    remove_result_files(run_dir)
+    for name in TRAINING_FILES:
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def remove_result_files(run_dir: Path) -> None:
+    """Remove the files written after the last epoch."""
+    for name in RESULT_FILES:
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def remove_unfinished_files(run_dir: Path) -> None:
+    """Remove the temporary files of processes that were killed while writing."""
+    for name in (*RESULT_FILES, *TRAINING_FILES):
+        remove_temporary_files(run_dir / name)
+
+
+def slugify(text: str) -> str:
+    """Convert overrides to a directory name: ``a=1,b=[2,3]`` becomes ``a-1_b-2-3``.
+
+    The name has at most MAX_SLUG_LENGTH letters, digits, dots, dashes and underscores, which need
+    no quotes in a shell.
+    """
+    parts = re.split(r",(?=[\w.+~-]+=)", text)
+    slugs = (re.sub(r"[^\w.]+", "-", part, flags=re.ASCII).strip("-") for part in parts)
+    return "_".join(slugs)[:MAX_SLUG_LENGTH]

@@ -1,0 +1,18 @@
+"""Identify a run by a hash of the settings that decide its results."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from mnistcnn.config.load import flatten
+from mnistcnn.config.schema import TrainSettings
+
+# Settings that do not make a different run: how and where it is computed and saved.
+NON_IDENTITY_KEYS = ("device", "compile", "data.dir", "data.mirrors", "checkpoint.minutes")
+
+
+def config_sha256(settings: TrainSettings) -> str:
+    """Return the SHA-256 (hex) of the settings without NON_IDENTITY_KEYS: equal for equal runs."""
+    values = flatten(asdict(settings))
+    identity = {key: value for key, value in values.items() if key not in NON_IDENTITY_KEYS}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

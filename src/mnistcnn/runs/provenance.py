@@ -1,0 +1,60 @@
+"""Determine the software versions, the commit and the peak memory behind a result."""
+
+import contextlib
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = [
+    "mnistcnn",
+    "torch",
+    "torchvision",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+]
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """Return the commit of this source, with ``-dirty`` appended if files were changed.
+
+    Return None if the package is not in a repository that tracks it.
+    """
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(
+                ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident set of this process so far; None if it is not available."""
+    # On Linux getrusage also counts the parent process before the exec.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,92 @@
+"""Write files atomically: a file has its old content or the new one, even after a power failure."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mnistcnn.system.errors import WriteError
+
+TEMPORARY_SUFFIX = ".unfinished"
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a temporary file next to ``path``, flush it to disk and rename it.
+
+    If anything fails, ``path`` keeps its previous content. Raises WriteError.
+    """
+    with _as_write_error(path):
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                _flush_to_disk(file)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates private files
+            os.replace(temporary, path)
+            _flush_directory(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically. Raises WriteError."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write indented JSON atomically. Raises WriteError, and ValueError for NaN or infinity."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to a file and flush it to disk.
+
+    Raises WriteError; the file may then end with a part of ``content``.
+    """
+    with _as_write_error(path), open(path, "ab") as file:
+        file.write(content)
+        _flush_to_disk(file)
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove temporary files of ``path`` left by killed processes.
+
+    Call it only if no other process can be writing ``path``.
+    """
+    for temporary in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _as_write_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _flush_to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    """Make a rename durable. Only POSIX systems can open a directory, and only they need it."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

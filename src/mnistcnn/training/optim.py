@@ -1,0 +1,79 @@
+"""Build torch's losses, optimizers and learning-rate schedulers by name."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from torch.nn import Parameter
+from torch.nn.functional import cross_entropy, nll_loss
+from torch.optim import SGD, Adadelta, Adam, Adamax, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    StepLR,
+)
+
+from mnistcnn.config.schema import (
+    CosineSettings,
+    NoneSettings,
+    OneCycleSettings,
+    OptimizerSettings,
+    SchedulerSettings,
+    StepSettings,
+)
+from mnistcnn.system.errors import SettingError
+from mnistcnn.system.startup import without_dynamo_wrappers
+
+# Functions of logits (N, 10) and labels (N,). nll_loss expects log-probabilities; applied to
+# logits, as in the report's code, it has no lower bound.
+LOSSES = {"cross_entropy": cross_entropy, "nll_of_logits": nll_loss}
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adadelta": Adadelta,
+    "adam": Adam,
+    "adamax": Adamax,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
+
+
+def build_optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> Optimizer:
+    """Return torch's optimizer with these settings as arguments, in its fastest implementation."""
+    arguments = asdict(settings)
+    optimizer_class = OPTIMIZERS[arguments.pop("name")]
+    # fused: one kernel for the whole update; foreach: one per operation, over all parameters
+    implementation = "fused" if optimizer_class in (Adam, AdamW, SGD) else "foreach"
+    optimizer_class = without_dynamo_wrappers(optimizer_class)
+    return optimizer_class(parameters, **arguments, **{implementation: True})
+
+
+def build_scheduler(
+    settings: SchedulerSettings, optimizer: Optimizer, epochs: int, steps_per_epoch: int
+) -> LRScheduler:
+    """Return torch's scheduler for ``epochs * steps_per_epoch`` steps, one after each batch.
+
+    The optimizer's ``lr`` is the first rate of ``step`` and ``cosine`` and the peak of
+    ``onecycle``. Raises SettingError if the warm-up of ``onecycle`` is shorter than two steps.
+    """
+    steps = epochs * steps_per_epoch
+    lr = optimizer.param_groups[0]["lr"]
+    match settings:
+        case StepSettings():
+            return StepLR(optimizer, settings.epochs * steps_per_epoch, settings.gamma)
+        case NoneSettings():
+            return ConstantLR(optimizer, factor=1.0, total_iters=0)
+        case CosineSettings():
+            return CosineAnnealingLR(optimizer, steps, settings.final * lr)
+        case OneCycleSettings():
+            if settings.warmup * steps < 2:
+                allowed = f"at least {2 / steps:.3g}: two of the run's {steps} steps"
+                raise SettingError("scheduler.warmup", settings.warmup, allowed)
+            return OneCycleLR(
+                optimizer,
+                lr,
+                total_steps=steps,
+                pct_start=settings.warmup,
+                cycle_momentum=False,  # not every optimizer has a momentum
+            )

@@ -1,0 +1,145 @@
+"""Resume a run: check which settings may change, and verify the files of its directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mnistcnn.config.load import flatten, parse_config, read_settings, to_settings, to_yaml
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mnistcnn.runs.directory import (
+    BEST,
+    CONFIG,
+    EVALUATE_LOG,
+    HISTORY,
+    LAST,
+    RESULT_FILES,
+    remove_result_files,
+)
+from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
+from mnistcnn.runs.identity import NON_IDENTITY_KEYS
+from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """The checkpoint from which training is resumed, and the rows of the completed epochs."""
+
+    checkpoint: Checkpoint
+    history: list[dict]
+
+
+def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
+    """Return the settings of the run in ``run_dir`` with ``overrides`` (by full name) applied.
+
+    Raises UsageError if there is no run, or if an override would make it a different run.
+    """
+    text = _read_config(run_dir)
+    run = read_settings(text, run_dir / CONFIG)
+    values = parse_config(text, run_dir / CONFIG)
+    _refuse_changes(run_dir, run, flatten(values), overrides)
+    changed = OmegaConf.create(values)
+    for key, value in overrides.items():
+        OmegaConf.update(changed, key, value, force_add=True)
+    return to_settings(TrainSettings, changed)
+
+
+def _read_config(run_dir: Path) -> str:
+    try:
+        return (run_dir / CONFIG).read_text()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"resume={run_dir} is not a run: {CONFIG}: {reason}") from error
+
+
+def _refuse_changes(
+    source: Path, run: TrainSettings, current: dict[str, Any], requested: dict[str, Any]
+) -> None:
+    """Check that ``requested`` settings would not make ``run`` a different run.
+
+    Raises UsageError if they would.
+    """
+    changeable = list(NON_IDENTITY_KEYS)
+    # with these, the first epochs do not depend on the number of epochs
+    if run.scheduler.name in ("step", "none") and run.steps is None:
+        changeable.append("epochs")
+    for key, value in requested.items():
+        if key in changeable or key not in current or current[key] == value:
+            continue
+        reason = "that would be a different run"
+        if key == "epochs":
+            fixed_by = "steps" if run.steps is not None else f"scheduler={run.scheduler.name}"
+            reason = f"{fixed_by} is spread over the epochs"
+        raise UsageError(
+            f"{source}: {key} is {current[key]} and cannot be changed to {value}: {reason} "
+            f"(only {', '.join(changeable)} may change)"
+        )
+
+
+def prepare_resume(run_dir: Path, settings: TrainSettings) -> ResumeState | None:
+    """Restore the files of ``run_dir`` to the state of ``last.pt``, and return this state.
+
+    Return None if nothing was trained. Raises UsageError, before anything is changed, if a required
+    file belongs to another run, and CorruptFileError if it is corrupt or missing.
+    """
+    if not (run_dir / LAST).exists():
+        _require_untrained(run_dir)
+        return None
+    last = load_checkpoint(run_dir / LAST)
+    _check_same_run(run_dir, last, settings)
+    history = read_verified_history(run_dir, last.epoch, last.training["history_sha256"])
+    best = _load_best(run_dir, last, history)
+
+    config = to_yaml(settings)
+    write_history(run_dir, history)
+    if _read_config(run_dir) != config:  # its modification time is when the run was started
+        write_text(run_dir / CONFIG, config)
+    if best is not None and (best is last or best.config != config):
+        save_checkpoint(run_dir / BEST, best.model, settings.model, config, best.epoch, best.step)
+    remove_result_files(run_dir)  # last: the writes above fail if the disk is full
+    return ResumeState(last, history)
+
+
+def _require_untrained(run_dir: Path) -> None:
+    if (run_dir / EVALUATE_LOG).exists():
+        raise UsageError(f"{run_dir} is an evaluation, which cannot be resumed")
+    later = [name for name in (HISTORY, *RESULT_FILES) if (run_dir / name).exists()]
+    if later:
+        raise CorruptFileError(
+            f"{run_dir} cannot be resumed: {later[0]} exists but {LAST} is missing. "
+            "Train in another directory"
+        )
+
+
+def _check_same_run(run_dir: Path, last: Checkpoint, settings: TrainSettings) -> None:
+    file = run_dir / LAST
+    if last.training is None:
+        raise UsageError(f"{file} has weights only and cannot be resumed")
+    try:
+        trained = read_settings(last.config, file)
+        current = flatten(parse_config(last.config, file))
+        requested = flatten(parse_config(to_yaml(settings), file))
+        _refuse_changes(file, trained, current, requested)
+    except UsageError as error:
+        raise UsageError(f"{error}. Does {LAST} belong to another run than {CONFIG}?") from error
+    if last.epoch > settings.epochs or (
+        last.epoch == settings.epochs and last.training["metrics"]["batches"]
+    ):
+        allowed = f"more than {last.epoch}, the number of completed epochs"
+        raise SettingError("epochs", settings.epochs, allowed)
+
+
+def _load_best(run_dir: Path, last: Checkpoint, history: list[dict]) -> Checkpoint | None:
+    """Return the content that ``best.pt`` must have; None before the end of the first epoch."""
+    if not history:
+        return None
+    epoch = best_epoch(history)
+    if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
+        return last  # the process may have been killed before it wrote best.pt
+    best = load_checkpoint(run_dir / BEST)
+    if best.epoch != epoch:
+        raise CorruptFileError(f"{run_dir / BEST} holds epoch {best.epoch}, not epoch {epoch}")
+    return best

@@ -1,0 +1,94 @@
+"""Train a model, test it once, and write all files of the run to a directory."""
+
+import logging
+from pathlib import Path
+
+from mnistcnn.config.load import to_yaml
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.data.dataset import load_splits
+from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
+from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
+from mnistcnn.runs.directory import (
+    CONFIG,
+    LOG,
+    create_run_dir,
+    refuse_existing_run,
+    remove_unfinished_files,
+)
+from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.metrics_file import record_run
+from mnistcnn.runs.store import read_run
+from mnistcnn.system import signals
+from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.devices import configure_process, describe_device, resolve_device
+from mnistcnn.system.locks import lock_run_dir
+from mnistcnn.training.resume import ResumeState, prepare_resume
+from mnistcnn.training.trainer import Trainer, build_model
+
+log = logging.getLogger(__name__)
+
+
+def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> dict:
+    """Train and test a model in ``run_dir``; return the content of ``metrics.json``.
+
+    With ``resume``, complete the run in ``run_dir``; a complete run is not changed. After
+    an error ``metrics.json`` has the status ``failed`` or ``interrupted`` and the values known by
+    then, and the error is raised again.
+    """
+    if not resume:
+        run_dir = create_run_dir(run_dir, "hydra.run.dir")
+    with lock_run_dir(run_dir):
+        remove_unfinished_files(run_dir)
+        if not resume:
+            refuse_existing_run(run_dir, "hydra.run.dir")  # again, with the lock held
+            write_text(run_dir / CONFIG, to_yaml(settings))
+            return _train_and_test(settings, run_dir, None)
+        existing = read_run(run_dir)
+        if (
+            existing is not None
+            and existing.complete
+            and existing.metrics.get("config_sha256") == config_sha256(settings)
+        ):
+            log.info(
+                "%s is already complete: %d epochs, test accuracy %.2f%%",
+                run_dir,
+                existing.metrics["epochs"],
+                100 * existing.measure("test", "accuracy"),
+            )
+            return existing.metrics
+        return _train_and_test(settings, run_dir, prepare_resume(run_dir, settings))
+
+
+def _train_and_test(
+    settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None
+) -> dict:
+    identity = {"config_sha256": config_sha256(settings)}
+    with record_run(run_dir, LOG, identity) as record:
+        device = resolve_device(settings.device)
+        configure_process(device)
+        with record.phase("data"):
+            splits = load_splits(settings.data, settings.seed).to(device)
+        model = build_model(settings, splits)
+        record.values |= describe_run(model, splits, settings)
+        log.info(
+            "%s with %s parameters on %s",
+            settings.model.name,
+            f"{model.parameter_count():,}",
+            describe_device(device),
+        )
+        resumed_epochs = 0 if resume_state is None else resume_state.checkpoint.epoch
+        if resume_state is not None:
+            log.info("resuming after epoch %d of %d", resumed_epochs, settings.epochs)
+
+        with record.phase("fit"):
+            result = Trainer(model, splits, settings, record, resume_state).fit()
+        selected = load_checkpoint(run_dir / SELECTED_FILE[settings.select])
+        model.load_state_dict(selected.model.state_dict())
+
+        # scores of epochs before a resume may have been computed on another device
+        trained_here = selected.epoch > resumed_epochs
+        trained_scores = result.history[selected.epoch - 1] if trained_here else None
+        write_artifacts(model, splits, settings, result.history, record, trained_scores)
+        signals.raise_if_stopped()
+        record.values["status"] = result.status
+    return record.values

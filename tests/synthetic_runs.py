@@ -1,0 +1,57 @@
+"""Run directories that are written without training, for the tests of code that reads them."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from mnistcnn.config.load import FORMAT, to_yaml
+from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
+from mnistcnn.runs.history import append_history
+from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.store import COMPLETE_STATUSES, Run, read_run
+
+from . import conftest
+
+settings = cache(conftest.settings)
+
+
+def make_run(
+    path: Path,
+    *overrides: str,
+    accuracy: float = 0.9,
+    status: str = "finished",
+    seconds: float = 10.0,
+    **metrics: object,
+) -> Run:
+    """Create the directory of a run of two epochs with the files that a summary reads.
+
+    ``accuracy`` is the test accuracy; that of validation is 0.01 and that of training 0.02 higher.
+    An incomplete run has no scores. ``metrics`` are further values of ``metrics.json``.
+    """
+    path.mkdir(parents=True)
+    run_settings = settings(*overrides)
+    (path / CONFIG).write_text(to_yaml(run_settings))
+    content = {
+        "format": FORMAT,
+        "status": status,
+        "config_sha256": config_sha256(run_settings),
+        "data": {"train": round(50_000 * run_settings.data.fraction)},
+        "seconds": {"total": seconds},
+    }
+    if status in COMPLETE_STATUSES:
+        content["epochs"] = 2
+        (path / PREDICTIONS).write_bytes(b"not read by these tests")
+        for split, offset in (("train", 0.02), ("validation", 0.01), ("test", 0.0)):
+            value = round(accuracy + offset, 4)
+            content[split] = {"accuracy": value, "error": round(1 - value, 4)}
+        for epoch, offset in ((1, -0.19), (2, 0.01)):
+            append_history(path, {"epoch": epoch, "val_accuracy": round(accuracy + offset, 4)})
+    (path / METRICS).write_text(json.dumps(content | metrics))
+    run = read_run(path)
+    assert run is not None
+    return run
+
+
+def make_runs(path: Path, *overrides: str) -> list[Run]:
+    """Create a run in ``path/0``, ``path/1``, ... for each string of overrides."""
+    return [make_run(path / str(index), *each.split()) for index, each in enumerate(overrides)]

@@ -1,0 +1,253 @@
+"""Comparisons of runs: the tests that are chosen, and the wording of their results."""
+
+import io
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from mnistcnn import compare
+from mnistcnn.config.load import FORMAT, to_yaml
+from mnistcnn.data import dataset
+from mnistcnn.experiments import comparison, verdicts
+from mnistcnn.runs import directory
+from mnistcnn.runs.history import append_history
+from mnistcnn.runs.store import find_runs
+from mnistcnn.system.errors import UsageError
+from mnistcnn.training.train_run import train_run
+
+from .conftest import TINY, settings
+
+LABELS = np.arange(100) % 10
+
+
+def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status="finished"):
+    """Write the files of a run that a comparison reads; the images ``wrong`` are misclassified."""
+    path.mkdir(parents=True)
+    (path / directory.CONFIG).write_text(to_yaml(settings("data=mnist5k", *overrides)))
+    predicted = labels.copy()
+    predicted[list(wrong)] = (predicted[list(wrong)] + 1) % 10
+    probabilities = np.full((len(labels), 10), 0.01, dtype=np.float32)
+    probabilities[np.arange(len(labels)), predicted] = 0.91
+    content = io.BytesIO()
+    np.savez(content, labels=labels, predictions=predicted, probabilities=probabilities)
+    (path / directory.PREDICTIONS).write_bytes(content.getvalue())
+    error = len(set(wrong)) / len(labels)
+    score = {"accuracy": 1 - error, "error": error, "loss": error}
+    metrics = {"format": FORMAT, "status": status, "data": {"name": name, "train": 50}}
+    metrics |= {"seconds": {"total": 1.0}, "train": score, "validation": score, "test": score}
+    (path / directory.METRICS).write_text(json.dumps(metrics))
+    append_history(path, {"epoch": 1, "val_accuracy": 1 - error})
+    return path
+
+
+def compare_text(tmp_path, *paths, baseline=None) -> str:
+    return comparison.compare_paths(paths, tmp_path / "out", baseline, None)
+
+
+def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
+    a = make_run(tmp_path / "a", range(0, 12))  # 12 wrong
+    b = make_run(tmp_path / "b", [0, 1, 50], "aug=full")  # two of which are wrong in a too
+    text = compare_text(tmp_path, a, b)
+    assert "**aug=full** against **aug=none**: test error -9.000 points" in text
+    # 10 images are correct only in b, 1 only in a
+    assert (
+        "on 100 test images: 1 correct only with aug=none, 10 correct only with aug=full)" in text
+    )
+    assert f"p = {binomtest(1, 11).pvalue:.3g} " in text
+    assert "These two networks differ." in text and "other seeds" in text
+    assert (tmp_path / "out" / comparison.COMPARISON).read_text() == text + "\n"
+
+
+def test_two_runs_with_different_seeds_are_compared(tmp_path):
+    a = make_run(tmp_path / "a", range(6), "seed=1")
+    b = make_run(tmp_path / "b", range(7), "seed=2")
+    text = compare_text(tmp_path, a, b)
+    assert "**seed=2** against **seed=1**" in text and "No difference is shown" in text
+
+
+def test_two_runs_with_equal_settings_are_named_by_their_directories(tmp_path):
+    a, b = make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(6))
+    text = compare_text(tmp_path, a, b)
+    assert f"**{b}** against **{a}**: test error +0.000 points" in text
+    assert "p = 1 " in text and "No difference is shown" in text
+
+
+def make_sweep(tmp_path, wrong: dict[str, Callable[[int], int]], seeds):
+    """Make a run per override and seed that misclassifies ``wrong[override](seed)`` images."""
+    for override, count in wrong.items():
+        for seed in seeds:
+            path = tmp_path / "sweep" / f"{override}-{seed}"
+            make_run(path, range(count(seed)), override, f"seed={seed}")
+    return tmp_path / "sweep"
+
+
+def test_six_seeds_can_show_a_difference(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed, "aug=full": lambda seed: 15 + seed % 2}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(6)), baseline="aug=none")
+    # differences -5, -5, -7, -7, -9, -9, all negative: two of the 2^6 patterns are as extreme
+    assert "**aug=full** against **aug=none**: test error -7.000 points" in text
+    assert "p = 0.0312 (paired over the 6 seeds in common" in text and "It helps." in text
+    assert "differ" not in text.split("against")[1].split("![")[0]
+
+
+def test_a_larger_error_is_reported_as_harm(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed, "aug=full": lambda seed: 15 + seed % 2}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(6)), baseline="aug=full")
+    assert "**aug=none** against **aug=full**: test error +7.000 points" in text
+    assert "It harms." in text
+
+
+def test_few_seeds_show_no_difference_and_the_number_needed_is_given(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed, "aug=full": lambda seed: 15 + seed % 2}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(4)), baseline="aug=none")
+    assert "No difference is shown. With 4 seeds p cannot be below 0.125" in text
+    assert "about 6 seeds" in text and "helps" not in text
+
+
+def test_no_difference_is_shown_if_the_interval_contains_zero(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed % 3, "aug=full": lambda seed: 20 + (seed + 1) % 3}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(8)), baseline="aug=none")
+    assert "No difference is shown." in text
+    assert "helps" not in text and "harms" not in text
+    assert verdicts._verdict(-0.01, (-0.02, 0.0), 0.01, is_single=False) == "not shown"
+    assert verdicts._verdict(-0.01, (-0.02, -0.001), 0.06, is_single=False) == "not shown"
+    assert verdicts._verdict(-0.01, (-0.02, -0.001), 0.05, is_single=False) == "helps"
+    assert verdicts._verdict(0.01, (0.001, 0.02), 0.05, is_single=True) == "these two differ"
+
+
+def test_only_seeds_in_common_are_paired(tmp_path):
+    for seed in (0, 1, 2):
+        make_run(tmp_path / f"a{seed}", range(10), f"seed={seed}")
+    for seed in (1, 2, 3):
+        make_run(tmp_path / f"b{seed}", range(12), f"seed={seed}", "aug=full")
+    assert "paired over the 2 seeds" in compare_text(tmp_path, tmp_path)
+
+
+def test_groups_without_a_seed_in_common_are_not_paired(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"a{seed}", range(10), f"seed={seed}")
+    for seed in (2, 3):
+        make_run(tmp_path / f"b{seed}", range(5), f"seed={seed}", "aug=full")
+    text = compare_text(tmp_path, tmp_path)
+    assert "no seed in common" in text and "helps" not in text
+
+
+def test_several_groups_without_a_seed_in_common_give_a_table(tmp_path):
+    for index, override in enumerate(("aug=none", "aug=full", "aug=prose")):
+        for seed in (2 * index, 2 * index + 1):
+            make_run(tmp_path / f"{override}-{seed}", range(10), f"seed={seed}", override)
+    rows = [line for line in compare_text(tmp_path, tmp_path).splitlines() if "no seed in" in line]
+    assert len(rows) == 2
+
+
+def test_p_is_adjusted_if_several_groups_are_compared_with_the_baseline(tmp_path):
+    wrong = {
+        "aug=none": lambda seed: 20 + seed,
+        "aug=full": lambda seed: 15 + seed % 2,
+        "optimizer=adam": lambda seed: 22 + seed,
+    }
+    text = compare_text(
+        tmp_path, make_sweep(tmp_path, wrong, range(6)), baseline="aug=none optimizer=adadelta"
+    )
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    assert "| -7.000 " in rows["aug=full"] and "0.0625" in rows["aug=full"]  # twice 2 / 2^6
+    assert "not shown" in rows["aug=full"] and "not shown" in rows["optimizer=adam"]
+    assert "adjusted for 2 comparisons (Holm)" in text
+
+
+def test_pair_names_distinguish_all_groups(tmp_path):
+    make_run(tmp_path / "a", range(9))
+    make_run(tmp_path / "b", range(8), "optimizer=adam", "optimizer.lr=0.1")
+    make_run(tmp_path / "c", range(7), "optimizer=adam")
+    pairs = comparison.compare_groups([find_runs(tmp_path)], None)
+    assert [pair.names[1] for pair in pairs] == [
+        "optimizer=adam optimizer.lr=0.1",
+        "optimizer=adam optimizer.lr=0.001",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "named"),
+    [
+        ({"name": "mnist"}, "100 images of mnist5k"),
+        ({"labels": LABELS[:50]}, "50 images of mnist5k"),
+        ({"labels": LABELS[::-1].copy()}, "different images"),
+    ],
+    ids=["another dataset", "another number of images", "another order"],
+)
+def test_different_test_sets_are_refused(tmp_path, second, named):
+    a = make_run(tmp_path / "a", [1, 2])
+    b = make_run(tmp_path / "b", [1], "aug=full", **second)
+    with pytest.raises(UsageError, match="tested on different images") as error:
+        compare_text(tmp_path, a, b)
+    assert named in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_incomplete_runs_are_left_out_and_named(tmp_path):
+    make_run(tmp_path / "runs" / "a", [1, 2])
+    make_run(tmp_path / "runs" / "b", [1], "aug=full")
+    make_run(tmp_path / "runs" / "c", [1], "aug=prose", status="failed")
+    text = compare_text(tmp_path, tmp_path / "runs")
+    assert f"not complete: {tmp_path / 'runs' / 'c'}" in text and "aug=prose" not in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "baseline", "message"),
+    [
+        ([], None, "holds no run"),
+        ([()], None, "only one complete run, "),
+        ([(), ("seed=1",), ("seed=2",)], None, "differ only in their seeds"),
+        ([(), ("aug=full",)], "aug=ful", "matches none of the 2 groups"),
+        ([(), ("aug=full",)], "seed=0", "matches 2 of the 2 groups"),
+    ],
+)
+def test_an_impossible_comparison_is_refused(tmp_path, runs, baseline, message):
+    (tmp_path / "runs").mkdir()
+    for index, overrides in enumerate(runs):
+        make_run(tmp_path / "runs" / str(index), [1], *overrides)
+    with pytest.raises(UsageError, match=message):
+        compare_text(tmp_path, tmp_path / "runs", baseline=baseline)
+
+
+def test_unreadable_predictions_are_named(tmp_path):
+    a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
+    (b / directory.PREDICTIONS).write_bytes(b"PK truncated")
+    with pytest.raises(UsageError, match="b/predictions.npz cannot be read"):
+        compare_text(tmp_path, a, b)
+
+
+def test_most_different_images_are_sorted_by_the_difference():
+    labels = np.array([0, 1, 2, 3])
+    a, b = np.full((4, 10), 0.05), np.full((4, 10), 0.05)
+    a[[0, 1, 2, 3], [0, 1, 2, 4]] = 0.55  # the last one is wrong
+    b[0, 7], b[1, 1], b[2, 7], b[3, 3] = 0.55, 0.55, 0.9, 0.55  # 0 and 2 are wrong
+    a[2, 2] = 0.95
+    assert comparison.most_different(labels, a, b, 12).tolist() == [2, 0, 3]
+    assert comparison.most_different(labels, a, b, 1).tolist() == [2]
+
+
+def test_compare_command_with_two_trained_runs(command, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        train_run(settings(*TINY, f"seed={seed}", "aug=full"), tmp_path / name)
+    code, out, err = command(compare.main, "a", "b", "--out", "results")
+    assert code == 0 and err == ""
+    assert "**seed=1** against **seed=0**" in out and "McNemar's exact test" in out
+    files = {path.name for path in (tmp_path / "results").iterdir()}
+    assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
+    code, out, err = command(compare.main, "a", "nowhere")
+    assert code == 2 and err == "mnistcnn: nowhere is not a directory\n"
+
+
+def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
+    a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
+
+    def load_splits(*_):
+        raise UsageError("data.dir: no such directory")
+
+    monkeypatch.setattr(dataset, "load_splits", load_splits)
+    text = compare_text(tmp_path, a, b)
+    assert "are not shown: data.dir: no such directory" in text
+    assert not (tmp_path / "out" / comparison.DISAGREEMENTS).exists()

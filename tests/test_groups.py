@@ -1,0 +1,137 @@
+"""Varying settings, labels and groups of runs."""
+
+import json
+
+import pytest
+
+from mnistcnn.config.load import FORMAT
+from mnistcnn.experiments.groups import group_runs, label, sort_runs, varying_keys
+from mnistcnn.runs.directory import CONFIG, METRICS
+from mnistcnn.runs.store import find_runs, read_run
+
+from .synthetic_runs import make_run, make_runs
+
+# Varying settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        # another option changes all settings of its group, but only its name counts
+        (["aug=none", "aug=full"], ["aug.name"]),
+        (["model=convnet", "model=custom"], ["optimizer.name", "model.name"]),
+        # unless runs with the same option differ
+        (["aug=none", "aug=full", "aug=full aug.rotation=30"], ["aug.name", "aug.rotation"]),
+        (
+            ["optimizer=adam", "optimizer=sgd", "optimizer=sgd optimizer.lr=0.5"],
+            ["optimizer.name", "optimizer.lr"],
+        ),
+        # the option is the same in all runs
+        (["model=custom model.width=0.5", "model=custom"], ["model.width"]),
+        # the order is that of the configuration, not of the overrides
+        (
+            ["seed=1 data.fraction=1 epochs=3", "data.fraction=0.5 seed=2"],
+            ["data.fraction", "seed", "epochs"],
+        ),
+        (["model.channels=[8]", "model.channels=[8,8]"], ["model.channels"]),
+        (
+            ["early_stopping.patience=null", "early_stopping.patience=2"],
+            ["early_stopping.patience"],
+        ),
+        # the device and the directory of the data do not count
+        (["device=cpu", "device=auto"], []),
+        (["data.dir=first", "data.dir=second"], []),
+        (["device=cpu seed=1", "device=auto seed=2"], ["seed"]),
+        (["seed=1", "seed=1"], []),
+        (["seed=1"], []),
+        ([], []),
+    ],
+)
+def test_varying_keys(tmp_path, overrides, keys):
+    assert varying_keys(make_runs(tmp_path, *overrides)) == keys
+
+
+def test_a_run_without_a_configuration_makes_no_key_vary(tmp_path):
+    first, second, failed = make_runs(tmp_path, "seed=1", "seed=2", "seed=3")
+    (failed.path / CONFIG).unlink()
+    (failed.path / METRICS).write_text(json.dumps({"format": FORMAT, "status": "failed"}))
+    failed = read_run(failed.path)
+    assert failed.settings == {}
+    assert varying_keys([failed, first, second]) == ["seed"]
+
+
+def test_labels_are_command_line_overrides():
+    values = {
+        "aug.name": "full",
+        "data.fraction": 0.5,
+        "optimizer.lr": 1e-4,
+        "seed": 3,
+        "early_stopping.patience": None,
+        "model.channels": [32, 64],
+        "epochs": 1.0,
+    }
+    assert label(values, values) == (
+        "aug=full data.fraction=0.5 optimizer.lr=0.0001 seed=3 "
+        "early_stopping.patience=null model.channels=[32,64] epochs=1"
+    )
+    assert label(values, ["seed"]) == "seed=3"
+    assert label(values, ["model.width"]) == "model.width=null"  # this model has no such setting
+    assert label(values, []) == ""
+
+
+# Groups ------------------------------------------------------------------------------------------
+
+
+def test_groups_gather_seeds_and_count_equal_runs_once(tmp_path):
+    runs = make_runs(
+        tmp_path,
+        "seed=10 aug=full",
+        "seed=2 aug=full",
+        "seed=0",
+        "seed=2 aug=full",
+        "seed=3 aug=full device=cpu data.dir=elsewhere",
+    )
+    full, none = group_runs(runs)
+    assert full.seeds == [2, 3, 10] and none.seeds == [0]
+    assert full.runs[0] is runs[1]  # the first of the two
+    assert full.settings["aug.name"] == "full" and none.settings["aug.name"] == "none"
+
+
+def test_groups_have_only_complete_runs(tmp_path):
+    make_run(tmp_path / "a", "seed=1", accuracy=0.75, status="early_stopped")
+    make_run(tmp_path / "b", "seed=2", status="failed")
+    make_run(tmp_path / "c", "seed=3", status="interrupted")
+    make_run(tmp_path / "d", "seed=4", accuracy=0.5)
+    (group,) = group_runs(find_runs(tmp_path))
+    assert group.seeds == [1, 4]
+    assert group.values("test", "accuracy").tolist() == [0.75, 0.5]
+    assert group.mean("validation", "error").mean == pytest.approx(0.365)
+
+
+def test_runs_are_sorted_by_values_not_by_names(tmp_path):
+    runs = make_runs(
+        tmp_path,
+        "seed=10",
+        "seed=2",
+        "seed=0 aug=full",
+        "seed=0 early_stopping.patience=3",
+        "seed=0 early_stopping.patience=10",
+        "seed=0 early_stopping.patience=null",
+    )
+
+    def order(*keys: str) -> list[int]:
+        return [int(run.path.name) for run in sort_runs(runs, keys)]
+
+    assert order("early_stopping.patience", "seed") == [2, 5, 1, 0, 3, 4]
+    assert order("aug.name", "seed", "early_stopping.patience") == [2, 5, 3, 4, 1, 0]
+    assert order() == [0, 1, 2, 3, 4, 5]
+
+
+def test_null_is_sorted_before_numbers_and_numbers_before_text():
+    class Run:
+        def __init__(self, value):
+            self.settings = {"key": value}
+
+    runs = [Run(value) for value in ("b", 2.5, None, "10", 10, [1, 2], 2)]
+    values = [run.settings["key"] for run in sort_runs(runs, ["key"])]
+    assert values == [None, 2, 2.5, 10, "10", [1, 2], "b"]

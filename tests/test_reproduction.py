@@ -1,0 +1,185 @@
+"""The reproduction of the report: its plan covers all experiments, and its output is complete."""
+
+import re
+from itertools import product
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mnistcnn.config.load import flatten, parse_yaml, to_yaml
+from mnistcnn.experiments import reproduction, summary
+from mnistcnn.experiments.groups import matches
+from mnistcnn.runs import directory
+from mnistcnn.runs.history import write_history
+from mnistcnn.runs.store import find_runs
+from mnistcnn.system.atomic_files import write_json
+from mnistcnn.system.errors import UsageError
+
+from .conftest import CONF, ROOT, settings
+from .test_comparison import make_run
+
+PLAN = parse_yaml((CONF / "reproduction.yaml").read_text())
+ITEMS = {item["experiment"]: item for item in PLAN["items"]}
+EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")} - {"smoke"}
+
+
+def job_settings(experiment: str, *overrides: str) -> list[dict]:
+    """The settings, by full name, of all runs of an experiment."""
+    with initialize_config_module("mnistcnn.conf", version_base="1.3"):
+        composed = compose("train", [f"experiment={experiment}"], return_hydra_config=True)
+    values = {key: [f"{key}={value}"] for key, value in composed.hydra.sweeper.params.items()}
+    values |= {text.partition("=")[0]: [text] for text in overrides}
+    parser = OverridesParser.create()
+    for key, (text,) in values.items():
+        override = parser.parse_override(text)
+        if override.is_sweep_override():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [
+        flatten(parse_yaml(to_yaml(settings(f"experiment={experiment}", *job))))
+        for job in product(*values.values())
+    ]
+
+
+def test_every_experiment_is_reproduced():
+    assert ITEMS.keys() == EXPERIMENTS and len(EXPERIMENTS) == 17
+
+
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+def test_an_experiment_file_starts_with_its_command_and_its_measurements(experiment):
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith(f"# python -m mnistcnn.train experiment={experiment}")
+    comments = "\n".join(line for line in lines if line.startswith("#"))
+    assert re.search(r"# Measured( \(.+\))?: \S", comments) and "MEASURED" not in comments
+    assert f"dir: outputs/experiments/{experiment}" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("scale", PLAN["scales"])
+@pytest.mark.parametrize("experiment", ITEMS)
+def test_all_rows_and_pictures_match_a_run(experiment, scale):
+    """Every row, baseline and picture describes a run of the command of that scale."""
+    item = ITEMS[experiment]
+    command = reproduction._command(item, PLAN["scales"][scale], scale, 1)
+    _, _, multirun, experiment_override, *overrides = command
+    assert (multirun, experiment_override) == ("-m", f"experiment={experiment}")
+    jobs = job_settings(experiment, *overrides)
+    # at the scale cpu, this experiment has only its two extreme fractions, to save time
+    is_partial = scale == "cpu" and experiment == "table_3_steps"
+    groups = [row["of"] for row in item["rows"]]
+    groups += [picture["of"] for picture in item.get("pictures", []) if "of" in picture]
+    groups += [item["baseline"]] if "baseline" in item else []
+    for override in groups:
+        assert is_partial or any(matches(job, [override]) for job in jobs), override
+    assert {row["measure"] for row in item["rows"]} <= reproduction.MEASURES.keys()
+    files = {picture["file"] for picture in item.get("pictures", [])}
+    assert files <= {*directory.RESULT_FILES, summary.CURVES, summary.ERROR_BY_SAMPLES}
+
+
+def test_seeds_are_those_of_the_command_the_item_or_the_scale():
+    item, scales = ITEMS["table_3"], PLAN["scales"]
+    assert reproduction._command(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
+    assert reproduction._command(item, scales["full"], "full", None)[-1] == "seed=range(8)"
+    assert reproduction._command(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
+
+
+def test_rows_without_runs_are_marked_as_not_run(tmp_path):
+    reproduction.write_reproduction(tmp_path, "cpu", PLAN, None)
+    text = (tmp_path / reproduction.REPRODUCTION_MD).read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith("|  ")]  # without the headers
+    assert len(rows) == sum(len(item["rows"]) for item in PLAN["items"])
+    assert all(row.rstrip(" |").endswith(reproduction.NOT_RUN) for row in rows)
+
+
+def make_table_1(folder) -> None:
+    """Make two runs with and two without augmentation, with the files that a section shows."""
+    for aug, wrong in (("none", 20), ("full", 10)):
+        for seed in range(2):
+            run_dir = folder / f"{aug}{seed}"
+            make_run(run_dir, range(wrong + seed), f"aug={aug}", f"seed={seed}")
+            (run_dir / directory.SUMMARY).write_text("8 channels | here\n")
+            (run_dir / directory.AUGMENTED).write_bytes(f"{aug}{seed}".encode())
+            row = {"epoch": 1, "val_accuracy": 0.5, "train_accuracy_running": 0.9}
+            write_history(run_dir, [row])
+            metrics = parse_yaml((run_dir / directory.METRICS).read_text())
+            metrics |= {"model": {"parameters": 14178}, "device": "cpu"}
+            metrics |= {"versions": {"torch": "2.14.1"}}
+            write_json(run_dir / directory.METRICS, metrics)
+
+
+def test_both_files_show_the_numbers_pictures_and_verdicts(tmp_path):
+    make_table_1(tmp_path / "cpu" / "table_1")
+    reproduction.write_reproduction(tmp_path, "cpu", PLAN, None)
+    text = (tmp_path / reproduction.REPRODUCTION_MD).read_text()
+    section = text.split("## ")[1]
+    rows = {}
+    for line in section.splitlines():
+        if line.startswith("| aug"):
+            _, name, *values, _ = (cell.strip() for cell in line.split("|"))
+            rows[name] = values
+    # 80% and 79% correct: standard deviation 1 / sqrt(2), t(0.975, 1) = 12.706
+    assert rows["aug=none, validation"] == ["95", "79.50 ± 0.71 (73.15 to 85.85), n = 2"]
+    assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00 (90.00 to 90.00), n = 2"]
+    assert rows["aug=none, parameters"] == ["14,178", "14,178"]
+    assert "**aug=full** against **aug=none**: test error -10.000 points" in section
+    assert "Runs: 4, on cpu with torch 2.14.1, 0.1 minutes." in section
+    assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
+    assert "Figure 3:\n\n```text\n8 channels | here\n```" in section
+    assert "Figure 2" not in section  # its file is missing
+    page = (tmp_path / reproduction.REPRODUCTION_HTML).read_text()
+    assert "79.50 ± 0.71" in page and "data:image/png;base64,ZnVsbDA=" in page  # "full0"
+    assert 'src="cpu' not in page and "8 channels | here\n</code></pre>" in page
+
+
+def test_an_unknown_experiment_is_refused(tmp_path):
+    message = "--only: unknown experiment table_9; available: table_1, custom"
+    with pytest.raises(UsageError, match=message):
+        reproduction.reproduce(tmp_path / "out", "quick", None, ["table_9"], [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repeated_command_keeps_complete_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    tiny = ["epochs=1", "data.fraction=0.1", "tsne.samples=60", "tsne.perplexity=10"]
+    assert reproduction.reproduce(out, "quick", None, ["early_stopping"], tiny) == 0
+    runs = find_runs(out / "quick" / "early_stopping")
+    times = {run.path: (run.path / directory.METRICS).stat().st_mtime_ns for run in runs}
+    assert len(times) == 2 and all(run.complete for run in runs)
+    text = (out / reproduction.REPRODUCTION_MD).read_text()
+    section = text.split("## Section 2.1.4")[1].split("## ")[0]
+    assert "| early_stopping.patience=1, epochs" in section and reproduction.NOT_RUN not in section
+
+    assert reproduction.reproduce(out, "quick", 2, ["early_stopping"], tiny) == 0
+    assert len(find_runs(out / "quick" / "early_stopping")) == 4
+    for path, time in times.items():
+        assert (path / directory.METRICS).stat().st_mtime_ns == time
+
+
+def test_other_experiments_run_after_a_failed_one(tmp_path, monkeypatch):
+    experiments = []
+
+    def fail_first(arguments):
+        experiments.append(arguments[3])
+        return len(experiments) == 1
+
+    monkeypatch.setattr(reproduction, "_run_command", fail_first)
+    failed = reproduction.reproduce(tmp_path / "out", "quick", None, ["table_1", "stride"], [])
+    assert failed == 1
+    assert experiments == ["experiment=table_1", "experiment=stride"]
+
+
+def test_an_interrupted_reproduction_writes_its_files(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduction, "_run_command", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reproduction.reproduce(tmp_path / "out", "quick", None, [], [])
+    assert (tmp_path / "out" / reproduction.REPRODUCTION_HTML).exists()
+
+
+def test_script_is_executable():
+    script = ROOT / "scripts" / "reproduce"
+    assert script.stat().st_mode & 0o111 and "mnistcnn.reproduce" in script.read_text()
