@@ -279,7 +279,7 @@ def test_other_formats_are_refused_by_number(interrupted, command, name, old, ne
     [
         (truncate, "is truncated"),
         (Path.unlink, "cannot be read: No such file"),
-        (lambda path: shutil.copy(path.with_name(LAST), path), "is of epoch 2, not of 1"),
+        (lambda path: shutil.copy(path.with_name(LAST), path), "holds epoch 2, not epoch 1"),
     ],
 )
 def test_the_checkpoint_of_the_best_epoch_is_required(monkeypatch, tmp_path, damage, message):

@@ -36,7 +36,7 @@ GROUPS = ("aug", *GROUP_SCHEMAS, *PLUGIN_EXTRAS)
 
 
 def explain(error: Exception) -> str:
-    """Return the key that caused an error, the allowed values, and the most similar name."""
+    """Return a message with the key of the error, the allowed values and the most similar name."""
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, option = _split_file(error.missing_cfg_file)

@@ -1,4 +1,4 @@
-"""Constraints of settings: dataclass fields that declare the values they allow.
+"""Constrain settings by dataclass fields that declare the values they allow.
 
 A settings dataclass has types and constraints but no defaults: the values are in ``conf/``.
 """

@@ -1,4 +1,4 @@
-"""The settings of a run: types and constraints, in the order of ``conf/``.
+"""Declare the settings of a run: types and constraints, in the order of ``conf/``.
 
 The values, with a comment on each, are in ``conf/``.
 """
@@ -154,7 +154,7 @@ class ConvNetSettings:
     hidden: int = number(1, 65_536)
 
     def output_size(self) -> int:
-        """Return height and width of the last block's output in pixels; below 1 if none is left."""
+        """Return the last block's output height and width in pixels; below 1 if nothing is left."""
         size, stride = IMAGE_SIZE, self.stride
         for _ in self.channels:
             size = ((size + 2 * self.padding - 3) // stride + 1) // 2

@@ -1,4 +1,4 @@
-"""Random augmentation of a whole batch at once, with separate parameters for each sample.
+"""Augment a whole batch of images at random, with separate parameters for each sample.
 
 Images are (N, 1, H, W) float32 in [0, 1] with a black background, before normalisation. Each
 transform takes one parameter per sample and matches the corresponding function in
@@ -102,7 +102,7 @@ def affine(
     from_x = torch.stack([(cos - sin * tan) * mirror, -sin * mirror], dim=1) / scale[:, None]
     from_y = torch.stack([sin + cos * tan, cos], dim=1) / scale[:, None]
     # Add the contributions of each column and of each row to a source point. F.affine_grid
-    # multiplies matrices for every pixel and takes four times as long as everything else here.
+    # multiplies matrices for every pixel and takes four times as long as the rest of this function.
     height, width = images.shape[2:]
     columns = (from_x[:, :, None] * _pixel_centres(width, images))[:, :, None, :]
     rows = (from_y[:, :, None] * _pixel_centres(height, images))[:, :, :, None]
@@ -121,7 +121,7 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def blur_radius(settings: AugmentSettings) -> int:
-    """Return the kernel radius (pixels) beyond which the strongest blur of ``settings`` is negligible.
+    """Return the kernel radius, in pixels, beyond which the strongest blur has no effect.
 
     A Gaussian falls below NEGLIGIBLE of its peak at sigma * sqrt(-2 ln NEGLIGIBLE): the report's
     15-pixel kernel with sigma at most 0.2 has radius 0 and changes nothing.

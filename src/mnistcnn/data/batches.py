@@ -1,4 +1,4 @@
-"""Batches of images for training and evaluation."""
+"""Make batches of images for training and evaluation."""
 
 from collections.abc import Iterator
 

@@ -51,7 +51,8 @@ class DatasetSplits:
     def pixel_statistics(self) -> tuple[float, float]:
         """Return mean and population standard deviation of the training pixels, in [0, 1].
 
-        They are computed from integer counts on the CPU, and are bit-identical on every device.
+        They are computed from integer counts on the CPU, and are therefore bit-identical on every
+        device.
         """
         counts = torch.bincount(self.train.pixels.cpu().flatten(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64) / 255

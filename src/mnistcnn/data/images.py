@@ -1,4 +1,4 @@
-"""Labelled images as tensors in memory."""
+"""Hold labelled images as tensors in memory."""
 
 from dataclasses import dataclass
 

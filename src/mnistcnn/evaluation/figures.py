@@ -172,9 +172,8 @@ def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
 
 
 def _line_style(index: int) -> tuple[str, str]:
-    """Return the colour and the line style of line number ``index``."""
-    style = LINE_STYLES[index // NUM_CLASSES % len(LINE_STYLES)]
-    return DIGIT_COLOURS[index % NUM_CLASSES], style
+    style = LINE_STYLES[index // len(DIGIT_COLOURS) % len(LINE_STYLES)]
+    return DIGIT_COLOURS[index % len(DIGIT_COLOURS)], style
 
 
 def _format_tick(value: float, _: int) -> str:

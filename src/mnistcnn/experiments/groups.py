@@ -42,7 +42,6 @@ def _differ(runs: Iterable[Run], key: str) -> bool:
 
 
 def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:
-    """Split runs into lists of runs with the same value of ``key``."""
     parts: dict[Any, list[Run]] = {}
     for run in runs:
         parts.setdefault(run.settings.get(key), []).append(run)

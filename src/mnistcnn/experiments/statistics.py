@@ -1,4 +1,4 @@
-"""Statistics of several runs: confidence intervals, paired tests and the number of seeds needed.
+"""Compute statistics of several runs: confidence intervals, paired tests and the seeds needed.
 
 All intervals are pairs (low, high) at 95%, all tests are two-sided at 0.05, and all differences
 are B minus A.

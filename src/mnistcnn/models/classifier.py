@@ -1,4 +1,4 @@
-"""Image classifier: a body that computes features, and a linear head that scores the classes."""
+"""Classify images with a body that computes features and a head that scores the classes."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The report's default ConvNet."""
+"""Build the report's default ConvNet."""
 
 from itertools import pairwise
 

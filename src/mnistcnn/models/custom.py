@@ -1,4 +1,4 @@
-"""The report's custom VGG-like network."""
+"""Build the report's custom VGG-like network."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""A fully connected network with one hidden layer."""
+"""Build a fully connected network with one hidden layer."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""ResNet50 for one input channel."""
+"""Build ResNet50 for one input channel."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""VGG16 for 28 x 28 pixels."""
+"""Build VGG16 for 28 x 28 pixels."""
 
 from torch import nn
 

@@ -5,7 +5,7 @@ import traceback
 
 
 class MnistcnnError(Exception):
-    """An error during a run; the message says what happened and what to do about it."""
+    """An error during a run; the message describes the problem and its remedy."""
 
     exit_code = 1
     retryable = False  # whether the same command may succeed later

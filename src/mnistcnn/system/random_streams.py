@@ -1,4 +1,4 @@
-"""Independent random streams, each a function of the seed and its purpose.
+"""Derive independent random streams, each a function of the seed and its purpose.
 
 No stream that decides a result depends on how much of another one was used: the split does not
 depend on the network, and the order of epoch 7 does not depend on epoch 6. All streams are drawn

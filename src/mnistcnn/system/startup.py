@@ -1,4 +1,4 @@
-"""Make a command start faster without changing what it computes.
+"""Make a command start faster without changing its results.
 
 This module imports the standard library only, because a command uses it before it imports torch.
 """

@@ -84,7 +84,10 @@ class TrainMetrics:
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending losses. Raises NonFiniteLoss if one is not finite."""
+        """Read the pending losses from the device.
+
+        Raises NonFiniteLoss if one is not finite.
+        """
         pending, self._pending = self._pending, []
         if not pending:
             return
@@ -115,8 +118,8 @@ def training_step(
     """Take one optimizer step and add its batch to ``metrics``.
 
     ``forward`` maps images (N, 1, 28, 28) float32 to logits (N, 10), computed in ``precision``;
-    ``loss_fn`` takes logits in float32 and labels (N,) int64. Raises NonFiniteLoss if
-    the loss is not finite, on a CPU before the step is taken.
+    ``loss_fn`` takes logits in float32 and labels (N,) int64. Raises NonFiniteLoss if the
+    loss is not finite, on a CPU before the step is taken.
     """
     lr = optimizer.param_groups[0]["lr"]
     with autocast(images.device, precision):
