@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mnistcnn.data.batches import batch_slices, epoch_order, evaluation_batches, to_float
+from mnistcnn.data.batches import batch_slices, evaluation_batches, pass_order, to_float
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_to_float_scales_pixels_and_adds_a_channel():
     assert images.flatten().tolist() == pytest.approx([0, 0.2, 1])
 
 
-def test_epoch_order_is_a_permutation_that_depends_on_seed_and_epoch():
-    first = epoch_order(0, 1, 100)
+def test_pass_order_is_a_permutation_that_depends_on_seed_and_epoch():
+    first = pass_order(0, 1, 100)
     assert sorted(first.tolist()) == list(range(100))
-    assert torch.equal(first, epoch_order(0, 1, 100))
-    assert not torch.equal(first, epoch_order(0, 2, 100))
-    assert not torch.equal(first, epoch_order(1, 1, 100))
+    assert torch.equal(first, pass_order(0, 1, 100))
+    assert not torch.equal(first, pass_order(0, 2, 100))
+    assert not torch.equal(first, pass_order(1, 1, 100))

@@ -15,8 +15,8 @@ from mnistcnn.evaluation import artifacts
 from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model
 from mnistcnn.system.random_streams import Stream, seed_global
-from mnistcnn.training.loop import TrainMetrics, training_step
 from mnistcnn.training.optim import OPTIMIZERS, build_optimizer, build_scheduler
+from mnistcnn.training.step import TrainMetrics, training_step
 from mnistcnn.training.trainer import build_model
 
 from .conftest import settings

@@ -164,7 +164,7 @@ def test_other_experiments_run_after_a_failed_one(tmp_path, monkeypatch):
         experiments.append(arguments[3])
         return len(experiments) == 1
 
-    monkeypatch.setattr(reproduction, "_run_command", fail_first)
+    monkeypatch.setattr(reproduction, "_command_fails", fail_first)
     failed = reproduction.reproduce(tmp_path / "out", "quick", None, ["table_1", "stride"], [])
     assert failed == 1
     assert experiments == ["experiment=table_1", "experiment=stride"]
@@ -174,7 +174,7 @@ def test_an_interrupted_reproduction_writes_its_files(tmp_path, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduction, "_run_command", interrupt)
+    monkeypatch.setattr(reproduction, "_command_fails", interrupt)
     with pytest.raises(KeyboardInterrupt):
         reproduction.reproduce(tmp_path / "out", "quick", None, [], [])
     assert (tmp_path / "out" / reproduction.REPRODUCTION_HTML).exists()

@@ -60,7 +60,7 @@ def test_a_training_step_imports_no_slow_modules():
         "import torch",
         "from mnistcnn.models.registry import create_model",
         "from mnistcnn.runs.checkpoint import pack_optimizer_state, restore_optimizer",
-        "from mnistcnn.training.loop import TrainMetrics, training_step",
+        "from mnistcnn.training.step import TrainMetrics, training_step",
         "from mnistcnn.training.optim import LOSSES, OPTIMIZERS, build_optimizer, build_scheduler",
         "from tests.conftest import settings",
         "images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)",

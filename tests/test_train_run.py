@@ -32,7 +32,7 @@ from mnistcnn.runs.history import read_history
 from mnistcnn.system.errors import MnistcnnError, UsageError
 from mnistcnn.system.locks import LOCK_FILE
 from mnistcnn.training import train_run as train_run_module
-from mnistcnn.training.loop import NonFiniteLoss
+from mnistcnn.training.step import NonFiniteLoss
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 

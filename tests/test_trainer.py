@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from mnistcnn.data.batches import (
-    epoch_order,
     evaluation_batches,
+    pass_order,
     to_float,
     training_batches,
 )
@@ -25,8 +25,8 @@ from mnistcnn.system.devices import resolve_device, resolve_precision
 from mnistcnn.system.logs import format_duration
 from mnistcnn.system.random_streams import Stream, seed_global
 from mnistcnn.training import progress, trainer
-from mnistcnn.training.loop import NonFiniteLoss, TrainMetrics, training_step
 from mnistcnn.training.optim import build_optimizer, build_scheduler
+from mnistcnn.training.step import NonFiniteLoss, TrainMetrics, training_step
 from mnistcnn.training.trainer import Trainer, build_model
 
 from .conftest import TINY, same_weights, settings
@@ -116,7 +116,7 @@ def test_pending_losses_name_the_first_batch_that_is_not_finite():
 def test_training_batches_contain_every_image_once(splits):
     chosen = settings("data=mnist5k", "batch_size=100")
     labels = torch.cat([labels for _, labels in training_batches(splits.train, chosen, 1)])
-    order = epoch_order(0, 1, len(splits.train))
+    order = pass_order(0, 1, len(splits.train))
     assert torch.equal(labels, splits.train.labels[order])
 
 
@@ -136,7 +136,7 @@ def test_steps_divide_the_same_batches_into_other_epochs(splits):
 def test_an_epoch_of_steps_may_contain_several_passes(splits):
     chosen = settings("data=mnist5k", "batch_size=1000", "steps=18", "epochs=2")
     labels = torch.cat([labels for _, labels in training_batches(splits.train, chosen, 2)])
-    orders = [epoch_order(0, number, len(splits.train)) for number in (3, 4, 5)]
+    orders = [pass_order(0, number, len(splits.train)) for number in (3, 4, 5)]
     expected = torch.cat([splits.train.labels[order] for order in orders])[1000:]  # 9 = 2 * 4 + 1
     assert torch.equal(labels, expected[: len(labels)]) and len(labels) == 3000 - 600 + 3400 + 2000
 
@@ -149,7 +149,7 @@ def test_augmentation_differs_between_epochs_and_is_repeatable(splits):
     )
     assert torch.equal(first, repeated)
     # positions of the same image in two epochs
-    positions = [epoch_order(0, epoch, len(splits.train)).argsort()[0] for epoch in (1, 2)]
+    positions = [pass_order(0, epoch, len(splits.train)).argsort()[0] for epoch in (1, 2)]
     assert not torch.equal(first[positions[0]], second[positions[1]])
 
 

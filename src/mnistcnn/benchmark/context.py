@@ -19,8 +19,8 @@ from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.experiments.summary import markdown_table
 from mnistcnn.system.devices import resolve_precision
 from mnistcnn.training.compiled_forward import compiled_forward
-from mnistcnn.training.loop import TrainMetrics, training_step
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
+from mnistcnn.training.step import TrainMetrics, training_step
 from mnistcnn.training.trainer import build_model
 
 

@@ -40,7 +40,6 @@ def _run_dir(resume: Any, new: str) -> str:
     return new if resume is None else os.path.expanduser(str(resume))
 
 
-OmegaConf.register_new_resolver("slug", slugify, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 

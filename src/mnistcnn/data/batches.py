@@ -24,9 +24,9 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.unsqueeze(1).float().div_(255)
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """Return the order of ``count`` training images in an epoch: a permutation, int64, CPU."""
-    return torch.randperm(count, generator=torch_generator(seed, Stream.ORDER, epoch))
+def pass_order(seed: int, pass_number: int, count: int) -> Tensor:
+    """Return the order of ``count`` images in a pass (from 1): a permutation, int64, CPU."""
+    return torch.randperm(count, generator=torch_generator(seed, Stream.ORDER, pass_number))
 
 
 def batch_slices(count: int, batch_size: int) -> Iterator[slice]:
@@ -80,7 +80,7 @@ def training_batches(images: Images, settings: TrainSettings, epoch: int, skip: 
         completed_passes, position = divmod(step, len(slices))
         if step == first_step or position == 0:
             pass_number = completed_passes + 1
-            order = epoch_order(settings.seed, pass_number, count).to(device)
+            order = pass_order(settings.seed, pass_number, count).to(device)
             generator = torch_generator(settings.seed, Stream.AUGMENT, pass_number)
             parameters = sample_parameters(settings.aug, count, generator).to(device)
         part = slices[position]

@@ -177,7 +177,9 @@ def _run_job(
 
 
 def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Action:
-    """Decide how to run a job, given the files in ``run_dir``; call it with the lock held.
+    """Decide how to run a job, given the files in ``run_dir``, and restore them for a resume.
+
+    Call it with the lock held.
 
     Raises the UsageErrors of :func:`resume.prepare_resume`, except for corrupt files: the run is
     then restarted.

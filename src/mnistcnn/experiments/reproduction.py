@@ -92,7 +92,7 @@ def reproduce(
                 command = _command(item, plan["scales"][scale], scale, seeds, overrides)
                 sweep_dir = out / scale / item["experiment"]
                 log.info("\n# %s\npython %s", item["title"], " ".join(command))
-                failed += _run_command([*command, f"hydra.sweep.dir='{sweep_dir}'"])
+                failed += _command_fails([*command, f"hydra.sweep.dir='{sweep_dir}'"])
     finally:  # after an interrupt as well
         write_reproduction(out, scale, plan, seeds, overrides)
     return failed
@@ -119,7 +119,7 @@ def _command(
     ]
 
 
-def _run_command(arguments: Sequence[str]) -> bool:
+def _command_fails(arguments: Sequence[str]) -> bool:
     """Run a Python command and return whether it failed.
 
     If this process is interrupted, wait for the command to stop, then raise the interrupt again.

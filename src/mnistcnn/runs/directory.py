@@ -36,7 +36,7 @@ RESULT_FILES = [
     AUGMENTED,
     SUMMARY,
 ]
-# Written before that. A run is recognised by the last two, which are therefore removed last.
+# Written before that. A directory is a run if it has the last two: they are removed last.
 TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
 
 MAX_SLUG_LENGTH = 100

@@ -26,10 +26,10 @@ from mnistcnn.system.random_streams import (
     seed_global,
 )
 from mnistcnn.training.compiled_forward import compiled_forward, resolve_compile_mode
-from mnistcnn.training.loop import NonFiniteLoss, TrainMetrics, training_step
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
 from mnistcnn.training.progress import ProgressReporter
 from mnistcnn.training.resume import ResumeState
+from mnistcnn.training.step import NonFiniteLoss, TrainMetrics, training_step
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,9 @@ def build_model(settings: TrainSettings, splits: DatasetSplits) -> Classifier:
 class Trainer:
     """Trains ``model`` on ``splits``, both on the same device, and saves it to a run's directory.
 
-    Writes ``last.pt`` immediately, and after each epoch together with ``history.jsonl``,
-    ``best.pt`` and ``metrics.json``. With a ``resume_state``, the final files are the same as those
-    of an uninterrupted training.
+    Writes ``last.pt`` before the first epoch, and after each epoch ``history.jsonl``, ``last.pt``,
+    ``best.pt`` if the epoch is the best so far, and ``metrics.json``. With a ``resume_state``, the
+    final files are the same as those of an uninterrupted training.
     """
 
     def __init__(
@@ -180,7 +180,12 @@ class Trainer:
         return scores
 
     def _end_epoch(self, row: dict) -> None:
-        """Save a complete epoch. ``best.pt`` comes last: it can be restored from ``last.pt``."""
+        """Save a complete epoch.
+
+        The order lets a run resume from a crash between any two files: ``last.pt`` has a hash of
+        the history, from which surplus rows can be removed, and a missing ``best.pt`` can be
+        restored from ``last.pt``.
+        """
         self.history.append(row)
         append_history(self.record.run_dir, row)
         self.metrics = TrainMetrics(epoch=len(self.history) + 1)
