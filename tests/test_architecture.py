@@ -169,6 +169,6 @@ def test_schemas_and_implementations_have_the_same_names():
     from mnistcnn.models.registry import BUILDERS
     from mnistcnn.training import optim
 
-    assert list(BUILDERS) == list(schema.GROUP_SCHEMAS["model"])
-    assert list(optim.OPTIMIZERS) == list(schema.GROUP_SCHEMAS["optimizer"])
+    assert BUILDERS.keys() == schema.GROUP_SCHEMAS["model"].keys()
+    assert optim.OPTIMIZERS.keys() == schema.GROUP_SCHEMAS["optimizer"].keys()
     assert tuple(optim.LOSSES) == schema.LOSS_NAMES

@@ -13,6 +13,7 @@ import pytest
 from mnistcnn import evaluate, train
 from mnistcnn.cli import hydra_command
 from mnistcnn.cli.app import run_cli
+from mnistcnn.models.registry import BUILDERS
 from mnistcnn.runs.directory import (
     BEST,
     CONFIG,
@@ -32,6 +33,8 @@ from mnistcnn.training.trainer import Trainer
 from .conftest import TINY
 
 # An override, and parts of the error message.
+MODELS = ", ".join(sorted(BUILDERS))
+
 REFUSED = [
     ("epoch=3", ["no setting epoch", "did you mean epochs?"]),
     ("+typo=1", ["no setting typo"]),
@@ -39,7 +42,7 @@ REFUSED = [
     ("optimiser=adam", ["optimiser", "did you mean optimizer?"]),
     ("lr=0.1", ["did you mean optimizer.lr?"]),
     ("aug=ful", ["aug=ful", "did you mean full?", "none, prose, rotate45_flip"]),
-    ("model=resnet", ["did you mean resnet50?", "convnet, custom, fcnet, resnet50, vgg16"]),
+    ("model=resnet", ["did you mean resnet50?", MODELS]),
     ("experiment=smok", ["did you mean smoke?"]),
     ("epochs=abc", ["epochs", "'abc' is not a whole number"]),
     ("epochs=1.5", ["epochs", "not a whole number"]),
@@ -58,7 +61,7 @@ REFUSED = [
     ("model.channels=8", ["model.channels=[...]"]),
     ("model.channels=[8,8,8,8]", ["model.channels", "28-pixel"]),
     ("model.name=custom", ["model=custom"]),
-    ("model=null", ["model=null", "convnet, custom, fcnet, resnet50, vgg16"]),
+    ("model=null", ["model=null", MODELS]),
     ("scheduler=False", ["scheduler=False", "cosine, none, onecycle, step"]),
     ("~model", ["~model", "cannot be removed"]),
     ("aug.name=full", ["aug=full"]),

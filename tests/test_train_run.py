@@ -10,11 +10,12 @@ import torch
 
 from mnistcnn.config.load import FORMAT, read_settings, to_settings
 from mnistcnn.config.schema import EvaluateSettings
-from mnistcnn.data.batches import evaluation_batches
+from mnistcnn.data.batches import evaluation_batches, to_float
 from mnistcnn.data.dataset import load_splits
 from mnistcnn.evaluation import figures, mosaic
 from mnistcnn.evaluation.evaluate_run import evaluate_run
 from mnistcnn.evaluation.inference import infer
+from mnistcnn.models.classifier import Classifier
 from mnistcnn.runs.checkpoint import load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
@@ -135,6 +136,21 @@ def test_train_and_validation_scores_are_those_of_the_best_epoch(finished_run):
     row = read_history(finished_run)[metrics["best_epoch"] - 1]
     assert metrics["validation"]["accuracy"] == row["val_accuracy"]
     assert metrics["train"]["loss"] == row["train_loss"]
+
+
+def test_the_test_set_is_used_once_after_the_last_epoch(tmp_path, monkeypatch, splits):
+    test_images = to_float(splits.test.pixels)  # the model gets them in one batch
+    epochs_before = []
+    predict = Classifier.features_and_logits
+
+    def record_test_set(self, images):
+        if torch.equal(images, test_images):
+            epochs_before.append(len(read_history(tmp_path / "run")))
+        return predict(self, images)
+
+    monkeypatch.setattr(Classifier, "features_and_logits", record_test_set)
+    train_run(settings(*TINY, "epochs=3"), tmp_path / "run")
+    assert epochs_before == [3]
 
 
 def test_the_log_has_one_line_per_epoch_and_no_progress_bar(finished_run):

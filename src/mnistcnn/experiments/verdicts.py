@@ -45,8 +45,9 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
 
 def _tests_paragraph(comparisons: int) -> str:
     return (
-        f"p is adjusted for {comparisons} comparisons (Holm). Groups with several seeds in common "
-        "are compared by the sign-flip test, which cannot show a difference with fewer than "
+        f"p is adjusted for {comparisons} comparisons (Holm), the intervals are not. "
+        "Groups with several seeds in common are compared by the sign-flip test, which cannot show "
+        "a difference with fewer than "
         f"{statistics.min_seeds(comparisons)} seeds at this number of comparisons. Single runs are "
         "compared by McNemar's exact test, which shows whether the two networks differ, but not "
         "whether other seeds would give the same result."
