@@ -1,4 +1,4 @@
-"""Shared fixtures: settings, real digits, a finished run, commands run in this process."""
+"""Shared fixtures: settings, real images, a finished run, commands run in this process."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 
-# A run with these overrides takes a second or two.
+# a run with these overrides takes a second or two
 TINY = ["data=mnist5k", "epochs=1", "data.fraction=0.2", "tsne.samples=60", "tsne.perplexity=10"]
 
 
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def settings(*overrides: str) -> TrainSettings:
-    """The settings of ``python -m mnistcnn.train`` with these overrides."""
+    """Return the settings of ``python -m mnistcnn.train`` with these overrides."""
     with initialize_config_module("mnistcnn.conf", version_base="1.3"):
         return to_settings(TrainSettings, compose("train", list(overrides)))
 
@@ -50,7 +50,7 @@ def splits() -> DatasetSplits:
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> str:
-    """The directory with all of MNIST; skips the test if MNISTCNN_DATA_DIR is not set."""
+    """Return the directory with all of MNIST; skip the test if MNISTCNN_DATA_DIR is not set."""
     folder = os.environ.get("MNISTCNN_DATA_DIR")
     if not folder:
         pytest.skip("MNISTCNN_DATA_DIR is not set: this test needs all of MNIST")
@@ -59,7 +59,7 @@ def mnist_dir() -> str:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
-    """The directory of a run of the default network, four epochs on 5,000 digits."""
+    """Return the directory of a run of the default network, four epochs on 5,000 images."""
     run_dir = tmp_path_factory.mktemp("run") / "four-epochs"
     train_run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), run_dir)
     return run_dir
@@ -102,7 +102,7 @@ def command(monkeypatch, tmp_path, capsys) -> Callable:
 
 
 def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether two state dicts are equal to the bit."""
+    """Return whether two state dicts are bit-identical."""
     return first.keys() == second.keys() and all(
         torch.equal(first[key], second[key]) for key in first
     )

@@ -20,7 +20,7 @@ BENCHMARK = "benchmark"  # may import everything, and nothing imports it
 
 
 def packages_in_order() -> list[str]:
-    """The first column of the README's table of packages."""
+    """Return the first column of the README's table of packages."""
     table = (SOURCE / "README.md").read_text().partition("## Packages")[2].partition("\n## ")[0]
     return re.findall(r"^\| `?(\w+)/?`? \|", table, re.MULTILINE)[1:]  # without the header
 
@@ -29,7 +29,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__
 
 
 def name_of(path: Path) -> str:
-    """``training.trainer`` for ``training/trainer.py``."""
+    """Return the name of a module: ``training.trainer`` for ``training/trainer.py``."""
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
 
 
@@ -41,7 +41,7 @@ NAMES = {name_of(path) for path in MODULES}
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The modules of mnistcnn that a file imports anywhere, as ``training.trainer``."""
+    """Return the modules of mnistcnn that a file imports anywhere, as ``training.trainer``."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mnistcnn."):

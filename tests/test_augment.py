@@ -27,7 +27,7 @@ def images(splits) -> torch.Tensor:
 
 
 def spread(low: float, high: float) -> torch.Tensor:
-    """One value per image, evenly spaced from ``low`` to ``high``."""
+    """Return one value per image, evenly spaced from ``low`` to ``high``."""
     return torch.linspace(low, high, COUNT)
 
 

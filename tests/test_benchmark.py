@@ -29,7 +29,7 @@ def quick(splits, tmp_path) -> Context:
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """The current time of the measurements, in seconds; only a test changes it."""
+    """Return the current time of the measurements, in seconds; only a test changes it."""
     now = [100.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     return now

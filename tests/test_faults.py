@@ -35,10 +35,10 @@ from mnistcnn.runs.directory import (
     LAST,
     LOG,
     METRICS,
+    MODEL_SUMMARY,
     NEIGHBOURS,
     PREDICTIONS,
     RESULT_FILES,
-    SUMMARY,
     TSNE,
 )
 from mnistcnn.runs.history import read_history
@@ -61,7 +61,7 @@ SMALL = [
     "tsne.samples=60",
     "tsne.perplexity=10",
 ]
-# Files that are equal to the byte for equal runs.
+# files that are equal to the byte for equal runs
 EQUAL_FILES = [
     BEST,
     LAST,
@@ -71,9 +71,9 @@ EQUAL_FILES = [
     TSNE,
     CONFUSION_CSV,
     NEIGHBOURS,
-    SUMMARY,
+    MODEL_SUMMARY,
 ]
-# Keys whose values are measurements of the computer.
+# keys whose values are measurements of the computer
 MEASURED_KEYS = {"seconds", "samples_per_second", "peak_memory_bytes"}
 
 
@@ -86,7 +86,7 @@ def without_measurements(value: object) -> object:
 
 
 def read_results(run_dir: Path) -> dict[str, object]:
-    """The contents of all files that must be equal for equal runs, without measurements."""
+    """Return the contents of all files that must be equal for equal runs, without measurements."""
     return {
         **{name: (run_dir / name).read_bytes() for name in EQUAL_FILES},
         METRICS: without_measurements(json.loads((run_dir / METRICS).read_text())),
@@ -128,7 +128,7 @@ def uninterrupted_undrawn(tmp_path_factory) -> Path:
 
 # Faults ------------------------------------------------------------------------------------------
 
-# Moments of a write: half of the content written, all of it written, and the file renamed.
+# moments of a write: half of the content written, all of it written, and the file renamed
 MOMENTS = ("half", "before", "after")
 
 
@@ -202,7 +202,7 @@ def fail_on_gpu(path: Path) -> None:
 
 
 def run_undrawn(run_dir: Path, overrides: Sequence[str] = SMALL) -> None:
-    """Start or resume a run that writes the data of its figures instead of drawing them.
+    """Start or resume a run that writes the data of its pictures instead of drawing them.
 
     It takes a third of the time of a complete run.
     """
@@ -267,7 +267,7 @@ def run_in_process(function: Callable, *arguments: object) -> None:
 
 
 def run_command_with_fault(arguments: list[str], number: int, fault: str) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of the command with a fault."""
+    """Return the exit code, standard output and standard error of the command with a fault."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start_process(run_command, arguments, sender, number, fault)
     result = receiver.recv()
@@ -285,7 +285,7 @@ def own_fork_server():
 
 @pytest.fixture(scope="module")
 def writes(tmp_path_factory) -> list[str]:
-    """The names of the files that a run writes, in order."""
+    """Return the names of the files that a run writes, in order."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start_process(send_writes, tmp_path_factory.mktemp("writes") / "run", sender)
     names = list(iter(receiver.recv, None))

@@ -12,7 +12,7 @@ RED, BLUE, GREY, BLACK = (238, 102, 119), (68, 119, 170), (204, 204, 204), (0, 0
 
 
 def noise(*shape: int) -> np.ndarray:
-    """Random images (*shape, 28, 28) uint8, all different."""
+    """Return random images (*shape, 28, 28) uint8, all different."""
     return np.random.default_rng(shape).integers(0, 256, (*shape, 28, 28), np.uint8)
 
 
@@ -21,7 +21,7 @@ def read_png(path) -> np.ndarray:
 
 
 def find_image(page: np.ndarray, image: np.ndarray, scale: int) -> tuple[int, int]:
-    """Row and column of ``image`` in the picture, with each pixel enlarged ``scale`` times."""
+    """Return the row and column of ``image``, enlarged ``scale`` times, in the picture."""
     block = np.kron(255 - image, np.ones((scale, scale), np.uint8))[..., None].repeat(3, axis=2)
     first_row, size = block[0].tobytes(), len(block)
     positions = []
@@ -48,7 +48,7 @@ def frame_colour(page: np.ndarray, y: int, x: int, size: int, width: int) -> tup
 
 @pytest.fixture
 def rendered(monkeypatch) -> list:
-    """The figures that are rendered during the test."""
+    """Return the figures that are rendered during the test."""
     rendered, render_figure = [], figures.render_figure
 
     def recorded_render_figure(figure):
@@ -132,7 +132,9 @@ def test_neighbours_are_in_the_row_of_their_target_nearest_first(targets, k, tmp
         boxes += [image_box(page, *position, 140) for position in positions]
     assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
     title, first, *_, last, distance = texts(rendered[0])
-    assert title == f"Test images and their {k} nearest by features\n(Euclidean distance)"
+    *lines, last_line = title.split("\n")  # a narrow picture wraps its title
+    assert " ".join(lines) == f"Test images and their {k} nearest neighbours in feature space"
+    assert last_line == "(Euclidean distance)"
     assert first == "target: 0" and (last, distance) == (str(nearest_labels[-1, -1]), "12345.00")
     caption = rendered[0].texts[-2]
     assert caption.get_color() == figures.RED and caption.get_weight() == "bold"
@@ -141,7 +143,7 @@ def test_neighbours_are_in_the_row_of_their_target_nearest_first(targets, k, tmp
 @pytest.mark.parametrize(("variants", "columns"), [(1, 10), (6, 10), (2, 3)])
 def test_augmented_images_are_below_their_original(variants, columns, tmp_path, rendered):
     originals, augmented = noise(columns), noise(variants, columns)
-    title = "Training images, and draws of aug=" + 12 * "long_name"
+    title = "Training images and random variants of each (aug=" + 12 * "long_name" + ")"
     inexact = augmented.astype(np.float32) + np.float32(0.3)  # floats are rounded to integers
     mosaic.augmented(tmp_path / "a.png", originals, inexact.clip(0, 255), title)
     page = read_png(tmp_path / "a.png")

@@ -1,4 +1,4 @@
-"""Multiruns with Hydra's launchers and sweepers, each in a process of its own."""
+"""Sweeps with Hydra's launchers and sweepers, each in a process of its own."""
 
 import contextlib
 import csv
@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import mnistcnn.train
-from mnistcnn.experiments.summary import CURVES, SUMMARY_CSV, SUMMARY_MD
+from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD, VALIDATION_CURVES
 from mnistcnn.runs.directory import BEST, CONFIG, HISTORY, LAST, LOG, METRICS, PREDICTIONS
 from mnistcnn.runs.store import find_runs
 
@@ -77,7 +77,7 @@ SLURM = {
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Run a multirun of ``failing_train``; returns the result of :func:`subprocess.run`."""
+    """Run a sweep of ``failing_train``; return the result of :func:`subprocess.run`."""
     folder = tmp_path_factory.mktemp("failing_train")
     (folder / "failing_train.py").write_text(FAILING_TRAIN)
 
@@ -151,7 +151,7 @@ def test_the_same_command_runs_only_the_missing_jobs(joblib, train):
     assert (finished / METRICS).stat().st_mtime_ns == before
     assert [row["status"] for row in summary_rows(sweep_dir)] == ["finished"] * 3
     assert str(sweep_dir) in result.stdout and "95% interval" in result.stdout
-    for name in (SUMMARY_MD, CURVES):
+    for name in (SUMMARY_MD, VALIDATION_CURVES):
         assert (sweep_dir / name).stat().st_size > 0
 
 
@@ -236,7 +236,7 @@ def test_slurm(train, tmp_path):
 
 
 def trials(study: Path) -> list[tuple[str, float | None]]:
-    """State and value of each trial in a study's database, in order of their numbers."""
+    """Return the state and value of each trial in a study's database, in order of their numbers."""
     query = (
         "SELECT state, value FROM trials LEFT JOIN trial_values USING (trial_id) ORDER BY number"
     )
@@ -265,7 +265,7 @@ def test_a_failed_run_is_a_failed_trial_and_a_study_can_be_resumed(train, tmp_pa
     assert results.best_value == best and results.best_params["optimizer.lr"] == 0.05
     assert 0 <= results.best_params["model.dropout"] <= 0.7
     assert results.best_params["batch_size"] in (32, 64, 128, 256)
-    assert (sweep_dir / CURVES).exists()
+    assert (sweep_dir / VALIDATION_CURVES).exists()
 
     # The same draws again: the failed run fails again, the other one is already complete.
     second = train(*overrides)
@@ -313,7 +313,7 @@ def test_unknown_launchers_and_their_settings_are_refused(command, tmp_path, ove
 
 @pytest.fixture
 def without_plugins(tmp_path) -> str:
-    """A value of PYTHONPATH that hides all plugins of Hydra, as if none were installed."""
+    """Return a value of PYTHONPATH that hides all plugins of Hydra, as if none were installed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class HidePlugins:\n"

@@ -8,7 +8,7 @@ from mnistcnn.evaluation.metrics import Predictions
 
 
 def predictions(labels: list[int], rows: list[dict[int, float]]) -> Predictions:
-    """Predictions with the given probabilities; a row's other digits share the remainder."""
+    """Return predictions with the given probabilities; a row's other digits share the remainder."""
     probabilities = np.zeros((len(rows), 10))
     for index, row in enumerate(rows):
         probabilities[index] = (1 - sum(row.values())) / (10 - len(row))

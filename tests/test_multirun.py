@@ -1,4 +1,4 @@
-"""Jobs of a multirun: each runs once in its own process, and failed ones run again."""
+"""Jobs of a sweep: each runs once in its own process, and failed ones run again."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ from .conftest import ROOT, TINY, settings
 PROC = Path("/proc")  # Linux
 KILLED = "killed by SIGKILL (out of memory?)"
 
-# Seeds with which quick_task fails, unless the directory of the sweep has a file "no_failures".
+# seeds with which quick_task fails, unless the directory of the sweep has a file "no_failures"
 KILLED_AT_START, KILLED_LATER, EXITED, RAISED = 101, 102, 103, 104
 
 
@@ -69,7 +69,7 @@ def quick_task(settings: TrainSettings, run_dir: Path) -> None:
 
 
 def quick_train() -> None:
-    """``mnistcnn.train`` with quick_task instead of the training."""
+    """Run ``mnistcnn.train`` with quick_task instead of the training."""
     run_hydra_command("train", quick_task)
 
 
@@ -85,7 +85,7 @@ def run_names(directory: Path) -> list[str]:
 
 
 def summary_rows(directory: Path) -> list[dict[str, str]]:
-    """The rows of ``summary.csv`` without their durations."""
+    """Return the rows of ``summary.csv`` without their durations."""
     with open(directory / SUMMARY_CSV, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -102,7 +102,7 @@ def status(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    """The directory of an uninterrupted multirun of the seeds 0 and 1."""
+    """Return the directory of an uninterrupted sweep of the seeds 0 and 1."""
     directory = tmp_path_factory.mktemp("sweeps") / "undisturbed"
     with start_multirun(directory, "seed=0,1") as process:
         out, err = process.communicate(timeout=300)
@@ -321,7 +321,7 @@ def test_failures_are_told_apart_and_run_again(command, tmp_path):
 
 
 def running_processes(session: int) -> list[int]:
-    """The ids of a session's processes, without zombies."""
+    """Return the ids of a session's processes, without zombies."""
     running = []
     for file in PROC.glob("[0-9]*/stat"):
         try:
@@ -441,7 +441,7 @@ def test_a_signal_while_the_summary_is_written(command, tmp_path, monkeypatch):
 
 @pytest.fixture
 def messages(monkeypatch) -> list[str]:
-    """The log messages of jobs that run in this process and take 10 s on a fake clock."""
+    """Return the log messages of jobs that run in this process and take 10 s on a fake clock."""
     now, lines = [1000.0], []
 
     def run_in_this_process(
@@ -462,7 +462,7 @@ def messages(monkeypatch) -> list[str]:
 def run_jobs(directory: Path, *seeds: int, known_in_advance: bool = True) -> None:
     """Run the jobs of these seeds.
 
-    If not ``known_in_advance``, the multirun does not have the hashes of its jobs.
+    If not ``known_in_advance``, the sweep does not have the hashes of its jobs.
     """
     jobs = [settings(f"seed={seed}") for seed in seeds]
     hashes = [config_sha256(job) for job in jobs] if known_in_advance else []

@@ -16,7 +16,7 @@ EPOCHS, STEPS = 4, 5
 
 
 def learning_rates(*overrides: str) -> list[float]:
-    """The learning rate of each of EPOCHS * STEPS batches, and the one after the last batch."""
+    """Return the learning rates of EPOCHS * STEPS batches, and the one after the last batch."""
     composed = settings("optimizer.lr=0.8", *overrides)
     optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     scheduler = build_scheduler(composed.scheduler, optimizer, EPOCHS, STEPS)

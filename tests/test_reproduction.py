@@ -14,7 +14,7 @@ from mnistcnn.runs import directory
 from mnistcnn.runs.history import write_history
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.atomic_files import write_json
-from mnistcnn.system.errors import UsageError
+from mnistcnn.system.errors import MnistcnnError, UsageError
 
 from .conftest import CONF, ROOT, settings
 from .test_comparison import make_run
@@ -25,7 +25,7 @@ EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")} - {"s
 
 
 def job_settings(experiment: str, *overrides: str) -> list[dict]:
-    """The settings, by full name, of all runs of an experiment."""
+    """Return the settings, by full name, of all runs of an experiment."""
     with initialize_config_module("mnistcnn.conf", version_base="1.3"):
         composed = compose("train", [f"experiment={experiment}"], return_hydra_config=True)
     values = {key: [f"{key}={value}"] for key, value in composed.hydra.sweeper.params.items()}
@@ -73,7 +73,7 @@ def test_all_rows_and_pictures_match_a_run(experiment, scale):
         assert is_partial or any(matches(job, [override]) for job in jobs), override
     assert {row["measure"] for row in item["rows"]} <= reproduction.MEASURES.keys()
     files = {picture["file"] for picture in item.get("pictures", [])}
-    assert files <= {*directory.RESULT_FILES, summary.CURVES, summary.ERROR_BY_SAMPLES}
+    assert files <= {*directory.RESULT_FILES, summary.VALIDATION_CURVES, summary.ERROR_BY_SAMPLES}
 
 
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():
@@ -98,7 +98,7 @@ def make_table_1(folder) -> None:
         for seed in range(2):
             run_dir = folder / f"{aug}{seed}"
             make_run(run_dir, range(wrong + seed), f"aug={aug}", f"seed={seed}")
-            (run_dir / directory.SUMMARY).write_text("8 channels | here\n")
+            (run_dir / directory.MODEL_SUMMARY).write_text("8 channels | here\n")
             (run_dir / directory.AUGMENTED).write_bytes(f"{aug}{seed}".encode())
             row = {"epoch": 1, "val_accuracy": 0.5, "train_accuracy_running": 0.9}
             write_history(run_dir, [row])
@@ -143,7 +143,7 @@ def test_a_repeated_command_keeps_complete_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     tiny = ["epochs=1", "data.fraction=0.1", "tsne.samples=60", "tsne.perplexity=10"]
-    assert reproduction.reproduce(out, "quick", None, ["early_stopping"], tiny) == 0
+    reproduction.reproduce(out, "quick", None, ["early_stopping"], tiny)
     runs = find_runs(out / "quick" / "early_stopping")
     times = {run.path: (run.path / directory.METRICS).stat().st_mtime_ns for run in runs}
     assert len(times) == 2 and all(run.complete for run in runs)
@@ -151,7 +151,7 @@ def test_a_repeated_command_keeps_complete_runs(tmp_path, monkeypatch):
     section = text.split("## Section 2.1.4")[1].split("## ")[0]
     assert "| early_stopping.patience=1, epochs" in section and reproduction.NOT_RUN not in section
 
-    assert reproduction.reproduce(out, "quick", 2, ["early_stopping"], tiny) == 0
+    reproduction.reproduce(out, "quick", 2, ["early_stopping"], tiny)
     assert len(find_runs(out / "quick" / "early_stopping")) == 4
     for path, time in times.items():
         assert (path / directory.METRICS).stat().st_mtime_ns == time
@@ -162,11 +162,11 @@ def test_other_experiments_run_after_a_failed_one(tmp_path, monkeypatch):
 
     def fail_first(arguments):
         experiments.append(arguments[3])
-        return len(experiments) == 1
+        return len(experiments) > 1
 
-    monkeypatch.setattr(reproduction, "_command_fails", fail_first)
-    failed = reproduction.reproduce(tmp_path / "out", "quick", None, ["table_1", "stride"], [])
-    assert failed == 1
+    monkeypatch.setattr(reproduction, "_run_command", fail_first)
+    with pytest.raises(MnistcnnError, match="^1 experiment is not complete"):
+        reproduction.reproduce(tmp_path / "out", "quick", None, ["table_1", "stride"], [])
     assert experiments == ["experiment=table_1", "experiment=stride"]
 
 
@@ -174,7 +174,7 @@ def test_an_interrupted_reproduction_writes_its_files(tmp_path, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduction, "_command_fails", interrupt)
+    monkeypatch.setattr(reproduction, "_run_command", interrupt)
     with pytest.raises(KeyboardInterrupt):
         reproduction.reproduce(tmp_path / "out", "quick", None, [], [])
     assert (tmp_path / "out" / reproduction.REPRODUCTION_HTML).exists()

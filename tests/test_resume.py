@@ -40,7 +40,7 @@ FOUR_EPOCHS = ["data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"]  # of
 
 @pytest.fixture
 def run(finished_run, tmp_path) -> Path:
-    """A copy of a finished run that a test may change."""
+    """Return a copy of a finished run that a test may change."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
@@ -54,7 +54,7 @@ def read_metrics(run_dir: Path) -> dict:
 
 @pytest.fixture
 def interrupted(run) -> Path:
-    """A run that was killed between its last epoch and the computation of its scores."""
+    """Return a run that was killed between its last epoch and the computation of its scores."""
     values = read_metrics(run)
     for split in SPLITS:
         del values[split]
@@ -169,9 +169,9 @@ def test_adding_epochs_gives_the_same_bytes_as_training_them_at_once(run, comman
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["scheduler=cosine"], "scheduler=cosine is spread over the epochs"),
-        (["scheduler=onecycle"], "scheduler=onecycle is spread over the epochs"),
-        (["steps=12"], "steps is spread over the epochs"),
+        (["scheduler=cosine"], "scheduler=cosine depends on the number of epochs"),
+        (["scheduler=onecycle"], "scheduler=onecycle depends on the number of epochs"),
+        (["steps=12"], "steps depends on the number of epochs"),
     ],
 )
 def test_epochs_cannot_change_if_the_schedule_depends_on_them(command, tmp_path, overrides, reason):

@@ -11,7 +11,7 @@ from mnistcnn.training.optim import OPTIMIZERS
 
 from .conftest import ROOT, TINY, settings
 
-# Slow to import, and not needed for training.
+# slow to import, and not needed for training
 SLOW_MODULES = [
     "matplotlib",
     "scipy",
@@ -30,7 +30,7 @@ def slow_modules():
 
 
 def run_python(*lines: str) -> str:
-    """The last line printed by a new interpreter that runs these lines."""
+    """Return the last line printed by a new interpreter that runs these lines."""
     result = subprocess.run(
         [sys.executable, "-c", PREAMBLE + "\n".join(lines)],
         cwd=ROOT,

@@ -122,5 +122,5 @@ def test_a_run_without_a_required_file_is_not_complete(tmp_path, name):
     make_run(tmp_path / "b", "seed=1")
     (run.path / name).unlink()
     text = write_summary(tmp_path)
-    assert "1 of 2 runs not complete" in text and f"finished, but without {name}" in text
+    assert "1 of 2 runs not complete" in text and f"finished, missing {name}" in text
     assert [group.seeds for group in group_runs(find_runs(tmp_path))] == [[1]]

@@ -26,7 +26,7 @@ def stop_fork_server():
 
 
 def process_state(pid: int) -> str:
-    """``R``, ``S``, ``Z`` and so on, as in proc(5); empty if there is no such process."""
+    """Return ``R``, ``S``, ``Z`` and so on, as in proc(5); empty if there is no such process."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2][0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The summary of a directory of runs: CSV, Markdown and figures."""
+"""The summary of a directory of runs: CSV, Markdown and pictures."""
 
 import csv
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
-    CURVES,
     ERROR_BY_SAMPLES,
     SUMMARY_CSV,
     SUMMARY_MD,
+    VALIDATION_CURVES,
     curves_by_label,
     errors_by_samples,
     write_summary,
@@ -32,7 +32,7 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 
 def table_cells(text: str) -> list[list[str]]:
-    """The cells of a Markdown table, without the rule below the header."""
+    """Return the cells of a Markdown table, without the rule below the header."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:1] + lines[2:]]
 
@@ -83,7 +83,7 @@ def test_summary_md_has_mean_deviation_and_interval_over_seeds(tmp_path):
     ]  # fmt: skip
     content = (tmp_path / SUMMARY_MD).read_text()
     assert content == f"{text}\n\n![validation_curves.png](validation_curves.png)\n"
-    assert (tmp_path / CURVES).read_bytes().startswith(PNG)
+    assert (tmp_path / VALIDATION_CURVES).read_bytes().startswith(PNG)
 
 
 def test_incomplete_runs_are_listed_with_their_reason_in_one_line(tmp_path):
@@ -122,7 +122,7 @@ def test_a_summary_of_one_run_is_written_to_its_directory(tmp_path):
     assert csv_rows(tmp_path / "run")[1][-1] == "."
 
 
-# Figures -----------------------------------------------------------------------------------------
+# Pictures ----------------------------------------------------------------------------------------
 
 
 def test_the_error_by_samples_is_drawn_if_the_fraction_varies(tmp_path):
@@ -154,7 +154,7 @@ def test_the_error_by_samples_is_not_drawn_if_the_fraction_does_not_vary(tmp_pat
     make_runs(tmp_path, "seed=0", "seed=1", "aug=full")
     write_summary(tmp_path)
     assert not (tmp_path / ERROR_BY_SAMPLES).exists()
-    assert (tmp_path / CURVES).exists()
+    assert (tmp_path / VALIDATION_CURVES).exists()
 
 
 def test_curves_are_validation_errors_by_label(tmp_path):

@@ -26,8 +26,8 @@ from mnistcnn.runs.directory import (
     LAST,
     LOG,
     METRICS,
+    MODEL_SUMMARY,
     PREDICTIONS,
-    SUMMARY,
 )
 from mnistcnn.runs.history import read_history
 from mnistcnn.system.errors import MnistcnnError, UsageError
@@ -169,7 +169,7 @@ def test_config_yaml_has_all_settings(finished_run):
 
 def test_model_summary_shows_the_uncropped_image(finished_run):
     """The table of the report's Figure 3, although the model computes on 26 x 26 pixels."""
-    lines = (finished_run / SUMMARY).read_text().splitlines()
+    lines = (finished_run / MODEL_SUMMARY).read_text().splitlines()
     first_convolution = next(line for line in lines if "Conv2d" in line)
     assert "[1, 8, 26, 26]" in first_convolution
 
@@ -263,7 +263,7 @@ def test_curves_are_drawn_only_from_the_history_of_the_same_run(finished_run, tm
 
 # Models and augmentation presets -----------------------------------------------------------------
 
-# Lower bounds of the test accuracy after one epoch, with a margin for other machines.
+# lower bounds of the test accuracy after one epoch, with a margin for other machines
 MIN_ACCURACY = {
     "convnet": 0.8,
     "custom": 0.35,

@@ -38,7 +38,7 @@ CPU, FLOAT32 = torch.device("cpu"), torch.float32
 
 
 def fit(run_dir, *overrides: str):
-    """Train a model with the settings TINY and ``overrides``: the model, its data, the result."""
+    """Train a model with TINY and ``overrides``; return the model, its data and the result."""
     chosen = settings(*TINY, *overrides)
     splits = load_splits(chosen.data, chosen.seed)
     model = build_model(chosen, splits)

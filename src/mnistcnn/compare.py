@@ -9,8 +9,8 @@ def main() -> None:
     arguments = parse_compare_arguments()
     with startup.fast_imports():  # torch takes seconds to import
         from mnistcnn.cli.app import run_cli
-        from mnistcnn.experiments import comparison
-    run_cli(lambda: comparison.main(arguments))
+        from mnistcnn.experiments.comparison import compare_paths
+    run_cli(lambda: print(f"{compare_paths(**vars(arguments))}\n\nResults: {arguments.out}"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Command ``scripts/reproduce``: run the report's experiments; write its results next to ours."""
+"""Command ``scripts/reproduce``: run the report's experiments.
+
+Shows our results next to the report's.
+"""
 
 from mnistcnn.cli.arguments import parse_reproduce_arguments
 from mnistcnn.system import signals, startup
@@ -9,8 +12,8 @@ def main() -> None:
     arguments = parse_reproduce_arguments()
     with startup.fast_imports():  # torch takes seconds to import
         from mnistcnn.cli.app import run_cli
-        from mnistcnn.experiments import reproduction
-    run_cli(lambda: reproduction.main(arguments))
+        from mnistcnn.experiments.reproduction import reproduce
+    run_cli(lambda: reproduce(**vars(arguments)))
 
 
 if __name__ == "__main__":

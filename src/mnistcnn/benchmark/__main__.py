@@ -98,7 +98,7 @@ def measure(name: str, context: Context) -> Section:
 
 
 def describe_setup(arguments: argparse.Namespace, device: torch.device) -> dict:
-    """The arguments, the hardware, the versions and the date."""
+    """Return the arguments, the hardware, the versions and the date."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):  # Linux has the full name
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -110,7 +110,9 @@ def describe_setup(arguments: argparse.Namespace, device: torch.device) -> dict:
         "rounds": arguments.rounds,
         "data": arguments.data,
         "processor": processor,
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": describe_device(device),
         "git_commit": git_commit(),

@@ -26,7 +26,7 @@ VALIDATION = 0.15  # fraction of the training images
 
 
 def build_network() -> nn.Sequential:
-    """The report's default network: normalized images (N, 1, 28, 28) to logits (N, 10)."""
+    """Return the report's default network: normalised images (N, 1, 28, 28) to logits (N, 10)."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.5),
         nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.5),
@@ -53,7 +53,7 @@ def write_raw_files(root: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def augmentation() -> list[Callable]:
-    """The report's transforms of a PIL image, in its order."""
+    """Return the report's transforms of a PIL image, in its order."""
     return [
         transforms.GaussianBlur(15, (0.01, 0.2)),
         transforms.ColorJitter(brightness=0.1, saturation=0.1, hue=0.1),
@@ -62,7 +62,7 @@ def augmentation() -> list[Callable]:
 
 
 def training_images(root: Path, augmented: bool) -> Dataset:
-    """MNIST's training images, except a random validation set, as tensors (1, 28, 28)."""
+    """Return MNIST's training images, except a random validation set, as tensors (1, 28, 28)."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     transform = transforms.Compose([*(augmentation() if augmented else []), *to_tensor])
     train, _ = random_split(MNIST(root, transform=transform), [1 - VALIDATION, VALIDATION])
@@ -81,7 +81,7 @@ def build_loader(images: Dataset, workers: int, device: torch.device) -> DataLoa
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: the command alone handles it."""
+    """Ignore Ctrl-C: it reaches all processes of a terminal, but only the command handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

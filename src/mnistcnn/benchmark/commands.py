@@ -24,7 +24,7 @@ QUICK_RUN = ["epochs=1", "data.fraction=0.1", *SMALL_TSNE]
 
 @dataclass(frozen=True)
 class TimedRun:
-    """What was measured of a process with ``mnistcnn.train``."""
+    """The measurements of one ``mnistcnn.train`` process."""
 
     command_seconds: float
     phases: dict[str, float]  # seconds
@@ -34,7 +34,7 @@ class TimedRun:
 
 
 def command_seconds(*arguments: str) -> float:
-    """Wall time of ``python ARGUMENTS``. Raises MnistcnnError if it fails."""
+    """Return the wall time of ``python ARGUMENTS`` in seconds. Raises MnistcnnError if it fails."""
     start = time.perf_counter()
     result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -60,7 +60,7 @@ def timed_run(context: Context, *overrides: str) -> TimedRun:
 
 
 def seconds_to_first_batch(context: Context) -> float:
-    """From the start of ``python -m mnistcnn.train`` to its first batch.
+    """Return the seconds from the start of ``python -m mnistcnn.train`` to its first batch.
 
     The first checkpoint is written immediately before that batch; its time is included. The
     process is then killed. Raises MnistcnnError if it ends earlier.

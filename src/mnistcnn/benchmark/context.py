@@ -1,4 +1,4 @@
-"""What the sections of the benchmark share: the dataset, settings, the form of a table."""
+"""Share the dataset, settings and table format among the sections of the benchmark."""
 
 import itertools
 import tempfile
@@ -73,7 +73,7 @@ class Context:
         return Path(tempfile.mkdtemp(dir=self.temporary_dir))
 
     def settings(self, *overrides: str) -> TrainSettings:
-        """The settings of ``python -m mnistcnn.train`` with these overrides."""
+        """Return the settings of ``python -m mnistcnn.train`` with these overrides."""
         with initialize_config_module("mnistcnn.conf", version_base="1.3"):
             return to_settings(TrainSettings, compose("train", [*self.overrides, *overrides]))
 
@@ -83,7 +83,7 @@ class Context:
         return RateMeter(self.device, min_seconds=3.0, warm_up=warm_up)
 
     def rate(self, work: Iterator[int], warm_up: int = 10) -> float:
-        """Samples per second of ``work``, which yields the size of each batch, without end.
+        """Return the samples per second of ``work``, an endless iterator over batch sizes.
 
         A second call continues the work.
         """

@@ -53,7 +53,7 @@ def training(context: Context) -> Section:
 
 
 def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], float]]:
-    """The measurement of each baseline, without worker processes and with one per thread."""
+    """Return the measurement of each baseline, without worker processes and with one per thread."""
 
     @cudnn.flags(enabled=True)  # torch's defaults instead of the settings of mnistcnn
     def measure_plain(workers: int) -> float:
@@ -87,24 +87,32 @@ def networks(context: Context) -> Section:
         ["model", "MFLOP per image", "images/s", "GFLOP/s", "matrix product, GFLOP/s", "percent"],
         notes=["The percentage is that of the matrix product in the same round."],
     )
-    few = context.splits.train[:2]
-    images, labels = to_float(few.pixels), few.labels
     for name in ("custom", "vgg16", "resnet50"):
-        overrides = [f"model={name}", *(["batch_size=4"] if context.quick else [])]
-        settings = context.settings(*overrides)
-        flop = training_flop_per_sample(
-            build_model(settings, context.splits), LOSSES[settings.loss], images, labels
-        )
-        measurements = {
-            name: partial(context.rate, context.train(*overrides), warm_up=1),
-            "matrix product": context.matrix_rate,
-        }
-        rates, product_rates = alternate(measurements, context.rounds).values()
-        flops, product_flops = spread(rates, flop / 1e9), spread(product_rates, 1e-9)
-        share = ratios(rates, product_rates, 100 * flop)
-        mflop = format_number(flop / 1e6)
-        section.rows.append([name, mflop, spread(rates), flops, product_flops, share])
+        try:
+            section.rows.append(_network_row(context, name))
+        except torch.OutOfMemoryError:
+            section.rows.append([name, "not measured: out of memory", *[""] * 4])
     return section
+
+
+def _network_row(context: Context, name: str) -> list:
+    overrides = [f"model={name}", *(["batch_size=4"] if context.quick else [])]
+    settings = context.settings(*overrides)
+    few = context.splits.train[:2]
+    flop = training_flop_per_sample(
+        build_model(settings, context.splits),
+        LOSSES[settings.loss],
+        to_float(few.pixels),
+        few.labels,
+    )
+    measurements = {
+        name: partial(context.rate, context.train(*overrides), warm_up=1),
+        "matrix product": context.matrix_rate,
+    }
+    rates, product_rates = alternate(measurements, context.rounds).values()
+    flops, product_flops = spread(rates, flop / 1e9), spread(product_rates, 1e-9)
+    share = ratios(rates, product_rates, 100 * flop)
+    return [name, format_number(flop / 1e6), spread(rates), flops, product_flops, share]
 
 
 def augmentation(context: Context) -> Section:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnistcnn.system import signals
 from mnistcnn.system.devices import resolve_precision
 
-# Sizes of the square matrices whose product is timed; the fastest one counts.
+# sizes of the square matrices whose product is timed; the fastest one counts
 MATRIX_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192), "mps": (2048, 4096)}
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Spread:
 
 
 def spread(values: Iterable[float], factor: float = 1.0) -> Spread:
-    """The spread of ``factor`` times the values."""
+    """Return the spread of ``factor`` times the values."""
     rounds = [float(factor * value) for value in values]
     return Spread(rounds, float(np.median(rounds)), min(rounds), max(rounds))
 
@@ -45,12 +45,12 @@ def spread(values: Iterable[float], factor: float = 1.0) -> Spread:
 def ratios(
     numerators: Sequence[float], denominators: Sequence[float], factor: float = 1.0
 ) -> Spread:
-    """The spread of ``factor`` times the ratio of each round."""
+    """Return the spread of ``factor`` times the ratio of each round."""
     return spread((a / b for a, b in zip(numerators, denominators, strict=True)), factor)
 
 
 def format_number(value: float) -> str:
-    """Three significant digits, or all digits before the decimal point."""
+    """Format a number with three significant digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -94,7 +94,7 @@ class RateMeter:
 
 
 def synchronized_time(device: torch.device) -> float:
-    """The time in seconds, after all pending work of an accelerator."""
+    """Return the time in seconds, after all pending work of an accelerator."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -103,7 +103,7 @@ def synchronized_time(device: torch.device) -> float:
 def matrix_product_rate(
     device: torch.device, sizes: Sequence[int] = (), min_seconds: float = 0.5
 ) -> float:
-    """The highest FLOP/s of the product of two square matrices, in the precision of training.
+    """Return the highest FLOP/s of products of two square matrices, in the precision of training.
 
     After a first product, which does not count, each size is repeated for ``min_seconds``.
     """
@@ -126,9 +126,9 @@ def matrix_product_rate(
 def training_flop_per_sample(
     model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> float:
-    """FLOP of matrix products and convolutions in the forward and backward pass of one sample.
+    """Return the FLOP of matrix products and convolutions per sample, forward and backward.
 
-    A multiplication and an addition count as two. Pooling, normalization, the optimizer and so on
+    A multiplication and an addition count as two. Pooling, normalisation, the optimizer and so on
     are not counted.
     """
     model.train()
@@ -138,5 +138,8 @@ def training_flop_per_sample(
 
 
 def power_law_exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """The exponent b of y = a * x ** b, fitted to positive values by least squares of the logs."""
+    """Return the exponent b of y = a * x ** b, fitted by least squares of the logarithms.
+
+    All values must be positive.
+    """
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -23,14 +23,16 @@ def run_cli(body: Callable[[], int | None]) -> None:
     signals.install_handlers()
     try:
         code = body()
-        flush_stdout()
     except KeyboardInterrupt as stop:
         code = report_interrupt(stop)
     except BrokenPipeError:
-        flush_stdout()
         code = 0
     except Exception as error:
         code = report_error(error, show_traceback)
+    try:
+        flush_stdout()
+    except OSError as error:
+        code = code or report_error(error, show_traceback)
     if code:
         sys.exit(code)
 

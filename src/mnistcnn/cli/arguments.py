@@ -54,8 +54,7 @@ def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argpars
     """Parse ``arguments``, by default those of the process: out, scale, seeds, only, overrides."""
     parser = argparse.ArgumentParser(
         prog="scripts/reproduce",
-        description="Run all experiments of the report, and write its tables and figures next to "
-        "ours.",
+        description="Run the report's experiments and show our results next to the report's.",
     )
     parser.add_argument(
         "--scale",

@@ -28,45 +28,6 @@ from mnistcnn.system.logs import setup_logging
 CONFIG_PATH = "pkg://mnistcnn.conf"
 
 
-def run_hydra_command(config_name: str, task: Task) -> None:
-    """Compose ``conf/<config_name>.yaml`` with the typed overrides, and run ``task``.
-
-    ``task`` takes the settings and a directory, and is called for each job of a sweep. It must be
-    a module-level function, since jobs run in processes of their own. Exits unless the exit code
-    is 0.
-    """
-    command = HydraCommand(config_name, task, show_traceback=wants_traceback())
-    _current_command.set(command)
-    run_cli(command.run)
-
-
-class ConfigRejected(BaseException):
-    """Carries an error out of a Hydra callback: Hydra turns an Exception into a warning."""
-
-    def __init__(self, error: Exception):
-        super().__init__(error)
-        self.error = error
-
-
-class ValidateCallback(Callback):
-    """Checks the configuration of a run, or of all jobs of a sweep, before Hydra starts it."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            planning.check_run(config, kwargs["config_name"])
-        except Exception as error:
-            raise ConfigRejected(error) from error
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        command = _current_command.get()
-        try:
-            command.multirun = planning.plan_multirun(
-                config, kwargs["config_name"], command.show_traceback
-            )
-        except Exception as error:
-            raise ConfigRejected(error) from error
-
-
 @dataclass
 class HydraCommand:
     """The command of this process; launchers copy it to other processes to run jobs there."""
@@ -109,7 +70,9 @@ class HydraCommand:
             if self.multirun is not None:
                 setup_logging()  # the process may be a launcher's worker
                 number = hydra_config.job.num
-                return self.multirun.run_job(self.task, settings, run_dir, number)
+                return self.multirun.run_job(
+                    self.task, settings, run_dir, number, self.show_traceback
+                )
             options = {} if planning.resume_dir(composed) is None else {"resume": True}
             self.task(settings, run_dir, **options)
         except KeyboardInterrupt as stop:
@@ -146,7 +109,8 @@ class HydraCommand:
             with contextlib.suppress(BrokenPipeError):
                 print("\n" + "\n\n".join(filter(None, [text, f"Results: {multirun.directory}"])))
         except Exception as error:
-            self.exit_code = self.exit_code or self._report(error)
+            self._report(error)
+            self.exit_code = self.exit_code or 1  # the command line was valid
         if missing:
             line = f"mnistcnn: {missing} run{' is' if missing == 1 else 's are'} not complete"
             if multirun.config_hashes:  # else the next command may choose other settings
@@ -159,6 +123,43 @@ class HydraCommand:
 
 
 _current_command: ContextVar[HydraCommand] = ContextVar("current_command")
+
+
+def run_hydra_command(config_name: str, task: Task) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the typed overrides, and run ``task``.
+
+    ``task`` takes the settings and a directory, and is called for each job of a sweep. It must be
+    a module-level function, since jobs run in processes of their own. Exits unless the exit code
+    is 0.
+    """
+    command = HydraCommand(config_name, task, show_traceback=wants_traceback())
+    _current_command.set(command)
+    run_cli(command.run)
+
+
+class ConfigRejected(BaseException):
+    """Carries an error out of a Hydra callback: Hydra turns an Exception into a warning."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
+
+
+class ValidateCallback(Callback):
+    """Checks the configuration of a run, or of all jobs of a sweep, before Hydra starts it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            planning.check_run(config, kwargs["config_name"])
+        except Exception as error:
+            raise ConfigRejected(error) from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        command = _current_command.get()
+        try:
+            command.multirun = planning.plan_multirun(config, kwargs["config_name"])
+        except Exception as error:
+            raise ConfigRejected(error) from error
 
 
 def _remove_if_empty(run_dir: Path) -> None:

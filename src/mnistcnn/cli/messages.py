@@ -30,7 +30,7 @@ TYPE_NAMES = {
     "float": "a number",
     "str": "text",
 }
-# Hydra's groups, and the extra of our package that installs the plugins of their options.
+# Hydra's groups, and the extra of our package that installs the plugins of their options
 PLUGIN_EXTRAS = {"hydra/launcher": "launchers", "hydra/sweeper": "optuna"}
 GROUPS = ("aug", *GROUP_SCHEMAS, *PLUGIN_EXTRAS)
 
@@ -51,6 +51,8 @@ def explain(error: Exception) -> str:
         return f"{match[1]}: several values need -m, a list needs brackets"
     if match := re.match(r"Could not append to config. An item is already at '(.*)'", message):
         return f"the setting {match[1]} already exists: write {match[1]}=... without +"
+    if match := re.match(r"Could not override '(.*)'\. No match in the defaults list", message):
+        return f"there is no setting {match[1]}."
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause.full_key or str(cause.key), cause.parent_node)
@@ -110,7 +112,8 @@ def _unknown_key(key: str, parent: Node | None) -> str:
         if last in (field.name for field in fields(schema))
     ]
     if owners:
-        return f"there is no setting {key} here: it belongs to {group}={','.join(owners)}"
+        options = f"{group}={','.join(owners)}"
+        return f"{key} is a setting of {options}, not of the chosen {group}"
     siblings = [name for name in known_keys if group and name.rpartition(".")[0] == group]
     text = f"there is no setting {key}{_suggestion(key, siblings or known_keys)}\n"
     if siblings and group != "hydra":

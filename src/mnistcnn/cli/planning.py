@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mnistcnn.config.load import COMMAND_KEYS, flatten, to_settings
+from mnistcnn.config.load import flatten, to_settings, without_command_keys
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.runs.directory import create_run_dir, slugify
@@ -77,10 +77,10 @@ def check_run(config: DictConfig, config_name: str) -> None:
     """Check the settings and the directory of a single run."""
     checked_settings(config, config_name, config.hydra.overrides.task)
     run_dir = Path(config.hydra.run.dir)
-    existing = resume_dir(config)
-    if existing is None:
+    resumed_dir = resume_dir(config)
+    if resumed_dir is None:
         create_run_dir(run_dir, "hydra.run.dir")
-    elif run_dir != existing:
+    elif run_dir != resumed_dir:
         raise UsageError("resume continues in the run's own directory: omit hydra.run.dir")
 
 
@@ -98,14 +98,13 @@ def _explicit_settings(
 
 
 def _flat_settings(composed: DictConfig) -> dict[str, Any]:
-    keys = [key for key in composed if key not in COMMAND_KEYS]
-    return flatten(OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True))
+    return flatten(OmegaConf.to_container(without_command_keys(composed), resolve=True))
 
 
 # A sweep -----------------------------------------------------------------------------------------
 
 
-def plan_multirun(config: DictConfig, config_name: str, show_traceback: bool) -> Multirun:
+def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
     """Check all jobs of a sweep that are known before it starts, and return the Multirun."""
     if resume_dir(config) is not None:
         raise UsageError(
@@ -134,7 +133,6 @@ def plan_multirun(config: DictConfig, config_name: str, show_traceback: bool) ->
         config_hashes=[config_sha256(each) for each in settings if config_name == "train"],
         total=total,
         threads=_threads_per_job(launcher, sweeper, len(settings)),
-        show_traceback=show_traceback,
     )
 
 

@@ -1,4 +1,4 @@
-"""Constrain settings by dataclass fields that declare the values they allow.
+"""Declare the allowed values of settings fields, and check them.
 
 A settings dataclass has types and constraints but no defaults: the values are in ``conf/``.
 """

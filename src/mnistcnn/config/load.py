@@ -10,7 +10,8 @@ from mnistcnn.config.constraints import check
 from mnistcnn.config.schema import GROUP_SCHEMAS, TrainSettings
 from mnistcnn.system.errors import SettingError, UsageError
 
-# The version of config.yaml, metrics.json and checkpoints: incremented with each change of one.
+# The version of config.yaml, metrics.json and checkpoints. Increment it if the format of any of
+# these files changes.
 FORMAT = 3
 COMMAND_KEYS = ("hydra", "resume")  # keys of the command's configuration that are not settings
 
@@ -21,13 +22,17 @@ def to_settings(schema: type, composed: DictConfig) -> Any:
     Raises SettingError if a value is not allowed, and OmegaConf's errors if a key is unknown or a
     value has the wrong type.
     """
-    keys = [key for key in composed if key not in COMMAND_KEYS]
-    values = OmegaConf.masked_copy(composed, keys)
+    values = without_command_keys(composed)
     settings: Any = OmegaConf.to_object(OmegaConf.merge(_structured(schema, values), values))
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
         raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")
     return settings
+
+
+def without_command_keys(composed: DictConfig) -> DictConfig:
+    """Return a composed configuration without the keys of the command."""
+    return OmegaConf.masked_copy(composed, [key for key in composed if key not in COMMAND_KEYS])
 
 
 def _structured(schema: type, composed: DictConfig) -> DictConfig:

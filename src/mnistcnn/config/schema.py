@@ -1,4 +1,4 @@
-"""Declare the settings of a run: types and constraints, in the order of ``conf/``.
+"""Declare the settings of a run: types and constraints, in the order of ``conf/train.yaml``.
 
 The values, with a comment on each, are in ``conf/``.
 """
@@ -292,7 +292,7 @@ class EvaluateSettings:
     precision: str | None = choice(*PRECISIONS)
 
 
-# The groups whose schema depends on the chosen option, by the option's name.
+# the groups whose schema depends on the chosen option, by the option's name
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"mnist": MnistSettings, "mnist5k": Mnist5kSettings},
     "optimizer": {

@@ -133,10 +133,10 @@ def blur_radius(settings: AugmentSettings) -> int:
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Apply a Gaussian blur with one standard deviation (pixels) per sample; reflect edges."""
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    # Clamp sigma: 0 means no blur (all weight on the centre), not a division by zero.
+    # clamp sigma: 0 means no blur (all weight on the centre), not a division by zero
     weights = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)
     weights = weights / weights.sum(dim=1, keepdim=True)  # (N, 2 * radius + 1)
-    # Each sample is a channel with its own kernel: rows first, then columns.
+    # each sample is a channel with its own kernel: rows first, then columns
     samples = F.pad(images, [radius] * 4, mode="reflect").transpose(0, 1)
     samples = F.conv2d(samples, weights[:, None, :, None], groups=len(images))
     return F.conv2d(samples, weights[:, None, None, :], groups=len(images)).transpose(0, 1)

@@ -92,9 +92,9 @@ def stratified_split(
 
     Each digit's images are shuffled with a generator of their own. The first ``validation`` of
     them (rounded down) are validation images; the first ``fraction`` of the remaining ones
-    (rounded to nearest) are training images. Hence a smaller fraction is a subset of a larger
-    one, and the validation images do not depend on it. Each split has at least one image of
-    each digit.
+    (rounded to nearest) are training images. Hence the images of a smaller fraction are a
+    subset of those of a larger one, and the validation images do not depend on the fraction. Each
+    split has at least one image of each digit.
     """
     train, held_out = [], []
     for digit in range(NUM_CLASSES):

@@ -39,7 +39,7 @@ class IdxFile:
 
     @property
     def max_gz_bytes(self) -> int:
-        return 2 * self.raw_bytes  # an archive can be slightly larger than incompressible contents
+        return 2 * self.raw_bytes  # gzip can make incompressible data slightly larger
 
 
 TRAIN_IMAGES = IdxFile(
@@ -67,7 +67,7 @@ TEST_LABELS = IdxFile(
     (10_000,),
 )
 
-# Size and SHA-256 of the decompressed file.
+# size and SHA-256 of the decompressed file
 MNIST5K_BYTES = 9_139_322
 MNIST5K_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
@@ -107,7 +107,7 @@ def load_mnist5k() -> tuple[Images, Images]:
             f"data=mnist5k: {source} is corrupt "
             f"(the SHA-256 of its contents is not {MNIST5K_SHA256[:12]}…): {advice}"
         )
-    # Each row: 784 pixels and a label.
+    # each row: 784 pixels and a label
     table = np.loadtxt(io.BytesIO(content), delimiter=",", dtype=np.uint8)
     pixels = torch.from_numpy(table[:, :-1].reshape(-1, IMAGE_SIZE, IMAGE_SIZE).copy())
     images = Images(pixels, torch.from_numpy(table[:, -1].astype(np.int64)))

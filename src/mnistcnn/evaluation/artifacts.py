@@ -166,7 +166,7 @@ def _artifact_writers(
             path, pixels, test, settings.neighbours, seed
         ),
         directory.AUGMENTED: lambda path: _draw_augmented(path, splits.train, settings.aug, seed),
-        directory.SUMMARY: lambda path: write_text(path, layer_summary(model) + "\n"),
+        directory.MODEL_SUMMARY: lambda path: write_text(path, layer_summary(model) + "\n"),
         directory.TSNE: lambda path: _draw_tsne(path, pixels, test, settings.tsne, seed),
     }
 
@@ -218,7 +218,7 @@ def _draw_augmented(path: Path, train: Images, aug: AugmentSettings, seed: int) 
         parameters = sample_parameters(aug, len(originals), generator).to(originals.device)
         images = augment_batch(to_float(originals), parameters, aug)
         variants.append((images.squeeze(1) * 255).cpu().numpy())
-    title = f"Training images, and {len(variants)} draws of aug={aug.name}"
+    title = f"Training images and {len(variants)} random variants of each (aug={aug.name})"
     mosaic.augmented(path, originals.cpu().numpy(), np.stack(variants), title)
 
 

@@ -6,7 +6,7 @@ PCA_COMPONENTS = 50
 
 
 def sample_indices(count: int, population: int, generator: np.random.Generator) -> np.ndarray:
-    """Return sorted indices of ``count`` random samples, or of all ``population`` if fewer."""
+    """Return sorted indices of ``count`` random samples, or of all samples if there are fewer."""
     return np.sort(generator.permutation(population)[:count])
 
 

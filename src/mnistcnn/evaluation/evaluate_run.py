@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict:
-    """Evaluate ``settings.ckpt``, write all results to ``run_dir`` and return ``metrics.json``.
+    """Evaluate ``settings.ckpt`` and write all results to ``run_dir``.
 
-    The data is split as in training, so that scores are comparable.
+    Return the content of ``metrics.json``. The data is split as in training, so that scores are
+    comparable.
     """
     path = _resolve_checkpoint(Path(os.path.expanduser(settings.ckpt)))
     checkpoint = load_checkpoint(path)

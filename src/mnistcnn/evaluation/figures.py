@@ -59,7 +59,7 @@ def render_figure(figure: "Figure") -> np.ndarray:
 def save_png(page: np.ndarray, path: Path) -> None:
     """Write pixels (H, W, 3) uint8 to a PNG file; equal pixels give equal bytes."""
     content = io.BytesIO()
-    # Level 9 takes five times as long as level 4 and saves a twentieth of the size.
+    # level 9 takes five times as long as level 4 and saves a twentieth of the size
     Image.fromarray(page).save(content, "png", compress_level=4, dpi=(DPI, DPI))
     write_bytes(path, content.getbuffer())
 
@@ -275,7 +275,7 @@ def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) ->
 
 
 def _densest_point(points: np.ndarray) -> np.ndarray:
-    """Return the point (2,) with the most neighbours, which lies in a cluster, not between two.
+    """Return the point (2,) with the most neighbours: a position for the label inside a cluster.
 
     Neighbours are within the first quartile of all pairwise distances in a sample of fewer than
     1,000 points.

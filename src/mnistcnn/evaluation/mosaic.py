@@ -17,7 +17,7 @@ from mnistcnn.evaluation.figures import BLUE, DPI, GREY, RED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Lengths are in pixels of the picture, font sizes in points.
+# lengths are in pixels of the picture, font sizes in points
 PAD = 6  # between an image and its caption
 MARGIN = 20  # around all images; holds the text to the left of an image
 MIN_WIDTH = 600  # of a picture, for its title
@@ -95,7 +95,7 @@ def disagreements(
     rows = [tiles[first : first + columns] for first in range(0, max(1, len(tiles)), columns)]
     title = "\n".join(f"{side}: {name}" for side, name in zip("AB", names, strict=True))
     if not tiles:
-        title += "\nthe same digit for every image of the test set"
+        title += "\nA and B predict the same digit for every test image"
     page = _draw_mosaic(rows, columns, title, 10, gap=12, lines=2, points=8, title_points=10)
     figures.save_png(page, path)
 
@@ -124,7 +124,7 @@ def neighbours(
             row.append(Tile(pixels, str(label), f"{distance:.2f}", **style))
         rows.append(row)
     k = nearest_labels.shape[1]
-    title = f"Test images and their {k} nearest by features\n(Euclidean distance)"
+    title = f"Test images and their {k} nearest neighbours in feature space\n(Euclidean distance)"
     page = _draw_mosaic(rows, k + 1, title, scale=5, gap=10, lines=1, points=10)
     figures.save_png(page, path)
 

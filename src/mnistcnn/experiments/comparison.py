@@ -1,6 +1,5 @@
 """Compare runs or groups of runs on the same test set; write a table, a verdict and pictures."""
 
-import argparse
 import os
 import zipfile
 import zlib
@@ -18,7 +17,7 @@ from mnistcnn.data.images import Images
 from mnistcnn.evaluation import figures, mosaic
 from mnistcnn.experiments import statistics
 from mnistcnn.experiments.groups import Group, group_runs, label, matches, varying_keys
-from mnistcnn.experiments.summary import CURVES, MAX_CURVES, errors_by_epoch, group_table
+from mnistcnn.experiments.summary import MAX_CURVES, VALIDATION_CURVES, errors_by_epoch, group_table
 from mnistcnn.experiments.verdicts import Pair, verdicts
 from mnistcnn.runs import directory
 from mnistcnn.runs.store import Run, find_runs
@@ -28,13 +27,6 @@ from mnistcnn.system.errors import UsageError
 COMPARISON = "comparison.md"
 DISAGREEMENTS = "disagreements.png"
 MAX_DISAGREEMENTS = 12  # images in the picture
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Compare the runs on the command line, print the result and return the exit code 0."""
-    print(compare_paths(**vars(arguments)))
-    print(f"\nResults: {arguments.out}")
-    return 0
 
 
 def compare_paths(
@@ -228,8 +220,8 @@ def _draw_curves(out: Path, pairs: Sequence[Pair]) -> list[str]:
     curves |= {pair.names[1]: errors_by_epoch(pair.b) for pair in pairs}
     if not all(len(errors) for runs in curves.values() for errors in runs):
         return []
-    figures.overlaid_curves(out / CURVES, dict([*curves.items()][:MAX_CURVES]))
-    return [f"![{CURVES}]({CURVES})"]
+    figures.overlaid_curves(out / VALIDATION_CURVES, dict([*curves.items()][:MAX_CURVES]))
+    return [f"![{VALIDATION_CURVES}]({VALIDATION_CURVES})"]
 
 
 def _draw_disagreements(out: Path, pair: Pair, data_dir: str | None) -> str:

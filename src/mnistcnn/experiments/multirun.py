@@ -1,4 +1,4 @@
-"""Run the jobs of a multirun, each in a subprocess; jobs that are already complete are skipped."""
+"""Run the jobs of a sweep, each in a subprocess; jobs that are already complete are skipped."""
 
 import contextlib
 import enum
@@ -48,13 +48,14 @@ class Multirun:
     config_hashes: list[str] = field(default_factory=list)  # of the jobs; empty if not known yet
     total: int | None = None  # number of jobs; None if not known
     threads: int | None = None  # per job; None: the default of torch
-    show_traceback: bool = False  # print the tracebacks of failed jobs
     started: float = field(default_factory=time.time)  # seconds since the epoch
 
     def __post_init__(self) -> None:
         self.complete_at_start = len(self._complete_runs())
 
-    def run_job(self, task: Task, settings: Any, run_dir: Path, number: int) -> float | None:
+    def run_job(
+        self, task: Task, settings: Any, run_dir: Path, number: int, show_traceback: bool = False
+    ) -> float | None:
         """Run job ``number`` (from 0) in ``run_dir`` unless it is already complete.
 
         ``task`` is a picklable function, called as ``task(settings, run_dir)``. If a run with the
@@ -76,7 +77,7 @@ class Multirun:
             return None
         run_dir.mkdir(parents=True, exist_ok=True)
         log.info("%s%s: %s", name, self._time_left(number), run_dir.name)
-        arguments = (task, settings, run_dir, identity, self.threads, self.show_traceback)
+        arguments = (task, settings, run_dir, identity, self.threads, show_traceback)
         code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=PRELOAD_MODULES)
         if code:
             with lock_run_dir(run_dir, wait=True):

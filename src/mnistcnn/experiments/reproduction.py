@@ -1,6 +1,5 @@
-"""Run all experiments of the report, and write its tables and figures next to ours."""
+"""Run the report's experiments and show our results next to the report's."""
 
-import argparse
 import base64
 import logging
 import re
@@ -55,28 +54,14 @@ MEASURES: dict[str, tuple[Callable[[Run], Any], bool]] = {
 }
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Call :func:`reproduce` with the parsed arguments and return the exit code 0.
-
-    Raises MnistcnnError if experiments are not complete.
-    """
-    failed = reproduce(**vars(arguments))
-    if failed:
-        raise MnistcnnError(
-            f"{failed} experiment{' is' if failed == 1 else 's are'} not complete; "
-            "repeat the same command to resume"
-        )
-    return 0
-
-
 def reproduce(
     out: Path, scale: str, seeds: int | None, only: Sequence[str], overrides: Sequence[str]
-) -> int:
+) -> None:
     """Run the experiments at ``scale``, and write tables and pictures to ``out``.
 
     ``only`` restricts the experiments if it is not empty. ``seeds`` replaces the number of seeds of
     every experiment. ``overrides`` are added to every command. Runs that are already complete are
-    not repeated. Return the number of experiments that failed.
+    not repeated. Raises MnistcnnError, after all experiments, if some are not complete.
     """
     plan = parse_yaml((files("mnistcnn.conf") / "reproduction.yaml").read_text())
     names = [item["experiment"] for item in plan["items"]]
@@ -92,10 +77,14 @@ def reproduce(
                 command = _command(item, plan["scales"][scale], scale, seeds, overrides)
                 sweep_dir = out / scale / item["experiment"]
                 log.info("\n# %s\npython %s", item["title"], " ".join(command))
-                failed += _command_fails([*command, f"hydra.sweep.dir='{sweep_dir}'"])
+                failed += not _run_command([*command, f"hydra.sweep.dir='{sweep_dir}'"])
     finally:  # after an interrupt as well
         write_reproduction(out, scale, plan, seeds, overrides)
-    return failed
+    if failed:
+        raise MnistcnnError(
+            f"{failed} experiment{' is' if failed == 1 else 's are'} not complete; "
+            "repeat the same command to resume"
+        )
 
 
 def _command(
@@ -119,8 +108,8 @@ def _command(
     ]
 
 
-def _command_fails(arguments: Sequence[str]) -> bool:
-    """Run a Python command and return whether it failed.
+def _run_command(arguments: Sequence[str]) -> bool:
+    """Run a Python command and return whether it succeeded.
 
     If this process is interrupted, wait for the command to stop, then raise the interrupt again.
     Raises UsageError if the command rejects its arguments: the other commands would do the same.
@@ -139,7 +128,7 @@ def _command_fails(arguments: Sequence[str]) -> bool:
         raise signals.Stopped(code - 128)
     if code == 2:
         raise UsageError("a command was rejected; the remaining experiments are not run")
-    return code != 0
+    return code == 0
 
 
 # The Markdown and HTML files ---------------------------------------------------------------------

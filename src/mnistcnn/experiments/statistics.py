@@ -100,7 +100,6 @@ class Paired:
     ci95: Interval
     p_value: float
     min_p: float  # the smallest p-value that is possible with n seeds
-    is_significant: bool
 
 
 def is_significant(interval: Interval, p_value: float) -> bool:
@@ -125,7 +124,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Pai
     the sign-flip permutation test of the mean, over all 2^S sign patterns, or over ``resamples``
     random ones if there are more. Both have fixed seeds, so that results are reproducible.
 
-    ``is_significant`` requires that the interval excludes zero and that p <= 0.05. The bootstrap
+    :func:`is_significant` needs both: the interval excludes zero, and p <= 0.05. The bootstrap
     estimates the size of the difference, but with few seeds its interval is too narrow by a factor
     of at least sqrt((S - 1) / S) (Hesterberg, The American Statistician 69, 2015). The sign-flip
     test estimates no size, but has exactly its nominal level for any S if A and B are exchangeable
@@ -159,7 +158,6 @@ def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Pai
         ci95=(low, high),
         p_value=p_value,
         min_p=2 / min(2**n, resamples + 1),  # the observed pattern is added to the random ones
-        is_significant=is_significant((low, high), p_value),
     )
 
 

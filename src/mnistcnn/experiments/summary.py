@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SUMMARY_CSV = "summary.csv"
 SUMMARY_MD = "summary.md"
-CURVES = "validation_curves.png"
+VALIDATION_CURVES = "validation_curves.png"
 ERROR_BY_SAMPLES = "error_by_samples.png"
 
 MAX_CURVES = 12  # more lines in one picture are hard to distinguish
@@ -162,7 +162,7 @@ def _draw_functions(
     """Return a drawing function for each picture's file name; empty if no run is complete."""
     functions: dict[str, Callable[[Path], None]] = {}
     if curves := curves_by_label(groups, keys):
-        functions[CURVES] = lambda path: figures.overlaid_curves(path, curves)
+        functions[VALIDATION_CURVES] = lambda path: figures.overlaid_curves(path, curves)
     if groups and "data.fraction" in keys:
         other_keys = [key for key in keys if key != "data.fraction"]
         functions[ERROR_BY_SAMPLES] = lambda path: figures.error_by_samples(

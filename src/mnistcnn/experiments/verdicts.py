@@ -121,6 +121,8 @@ def _paired_sentences(result: Paired, seeds_needed: int | None) -> str:
     text += "No difference is shown."
     if result.min_p > ALPHA:
         text += f" With {result.n} seeds p cannot be below {result.min_p:.3g}."
+    if result.mean == 0:
+        return text + " The mean difference is zero."
     if seeds_needed is None:
         return text + " Showing a difference this small would take more than 10,000 seeds."
     needed = max(seeds_needed, result.n + 1)

@@ -39,7 +39,7 @@ def convnet(settings: ConvNetSettings) -> Classifier:
 
 
 def crop_size(settings: ConvNetSettings) -> int:
-    """Return height and width, in pixels, of the image part that affects the last block's output.
+    """Return the height and width, in pixels, of the part of the image that affects the output.
 
     Max-pooling drops the last row and column of an odd-sized input, so the pixels that affect
     only those can be cropped: 26 x 26 pixels suffice for the default network, and 22 x 22 for
@@ -49,7 +49,7 @@ def crop_size(settings: ConvNetSettings) -> int:
     if settings.padding or settings.batch_norm != "none":
         return IMAGE_SIZE
     size = settings.output_size()
-    # From the last block back to the first: only the first convolution has a stride.
+    # from the last block back to the first: only the first convolution has a stride
     for stride in [*[1] * (len(settings.channels) - 1), settings.stride]:
         size = (2 * size - 1) * stride + 3
     return size

@@ -14,7 +14,7 @@ def layer_summary(model: Classifier) -> str:
     """
     from torchinfo import summary
 
-    # Pass input_data, not input_size: the latter would draw from the global random generator.
+    # pass input_data, not input_size: the latter would draw from the global random generator
     image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, device=model.mean.device)
     crop_size = model.crop_size
     model.crop_size = IMAGE_SIZE

@@ -9,7 +9,7 @@ from mnistcnn.models.classifier import Classifier, scale_channels
 
 def resnet50(settings: ResNet50Settings) -> Classifier:
     """Build torchvision's ResNet50 (arXiv:1512.03385, v1.5) with one input channel."""
-    # Imported here: importing torchvision takes seconds, and the other models do not need it.
+    # imported here: importing torchvision takes seconds, and the other models do not need it
     from torchvision.models.resnet import Bottleneck, ResNet
 
     body = ResNet(

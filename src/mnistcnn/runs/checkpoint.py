@@ -100,7 +100,10 @@ def _without_shared_objects(value: Any) -> Any:
 
 
 def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to the CPU, as views of one storage per dtype: each is a file of the zip."""
+    """Copy tensors to the CPU, as views of one storage per dtype.
+
+    Each storage is one file in the zip.
+    """
     packed = dict.fromkeys(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
         group = {name: t.detach().cpu() for name, t in tensors.items() if t.dtype == dtype}

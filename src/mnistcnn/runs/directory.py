@@ -22,7 +22,7 @@ MISCLASSIFIED = "misclassified.png"
 TSNE = "tsne.png"
 NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
-SUMMARY = "model_summary.txt"
+MODEL_SUMMARY = "model_summary.txt"
 
 # Written after the last epoch.
 RESULT_FILES = [
@@ -34,9 +34,9 @@ RESULT_FILES = [
     TSNE,
     NEIGHBOURS,
     AUGMENTED,
-    SUMMARY,
+    MODEL_SUMMARY,
 ]
-# Written before that. A directory is a run if it has the last two: they are removed last.
+# Written earlier. CONFIG and METRICS identify the run and are therefore removed last.
 TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
 
 MAX_SLUG_LENGTH = 100

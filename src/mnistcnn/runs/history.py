@@ -9,7 +9,7 @@ from mnistcnn.runs.directory import HISTORY, LAST
 from mnistcnn.system.atomic_files import append_bytes, write_bytes
 from mnistcnn.system.errors import CorruptFileError, MnistcnnError
 
-TIMING_KEYS = ("seconds", "samples_per_second")  # the values in which equal runs may differ
+TIMING_KEYS = ("seconds", "samples_per_second")  # wall-clock values, excluded from history_sha256
 
 
 def best_epoch(history: list[dict]) -> int:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from mnistcnn.config.load import flatten
 from mnistcnn.config.schema import TrainSettings
 
-# Settings that do not make a different run: how and where it is computed and saved.
+# Settings that may differ between equal runs: the device, compilation, the location of the data and
+# how often a checkpoint is saved.
 NON_IDENTITY_KEYS = ("device", "compile", "data.dir", "data.mirrors", "checkpoint.minutes")
 
 

@@ -47,7 +47,7 @@ def git_commit() -> str | None:
 
 def peak_memory_bytes() -> int | None:
     """Return the largest resident set of this process so far; None if it is not available."""
-    # On Linux getrusage also counts the parent process before the exec.
+    # on Linux getrusage also counts the parent process before the exec
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

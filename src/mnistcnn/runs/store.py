@@ -45,7 +45,7 @@ class Run:
         if self.complete:
             return ""
         if self.status in COMPLETE_STATUSES:
-            return f"but without {', '.join(self.missing)}"
+            return f"missing {', '.join(self.missing)}"
         return " ".join(str(self.metrics.get("error", "")).split())
 
     @property

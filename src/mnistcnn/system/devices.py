@@ -39,7 +39,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def configure_process(device: torch.device) -> None:
-    """Make computations on ``device`` repeatable, and small allocations fast."""
+    """Make computations on ``device`` repeatable, and small allocations fast.
+
+    Also reset the device's peak-memory counter.
+    """
     keep_freed_memory()
     if device.type == "cuda":
         # cudnn.benchmark may choose another algorithm in each process

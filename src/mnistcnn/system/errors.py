@@ -24,7 +24,7 @@ class UsageError(MnistcnnError):
 
 
 class CorruptFileError(UsageError):
-    """A file is missing, or its content has changed since it was written."""
+    """A required file is missing or corrupt; a sweep then restarts the run."""
 
 
 class SettingError(UsageError):

@@ -19,7 +19,10 @@ class _TerminalHandler(logging.StreamHandler):
 
 
 class _FileHandler(logging.FileHandler):
-    """Ignores errors of the file system: a full disk costs log lines, not the run."""
+    """Ignores errors of the file system.
+
+    If the disk is full, log lines are lost and the run continues.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # raised when the file is opened
@@ -27,11 +30,11 @@ class _FileHandler(logging.FileHandler):
 
 
 def setup_logging() -> None:
-    """Log to standard output, whatever it is: a closed or ASCII-only stream must not end a run."""
+    """Log to standard output. A closed or ASCII-only stream must not end a run."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w"))
-        with contextlib.suppress(AttributeError):  # a replaced stream that accepts any character
+        with contextlib.suppress(AttributeError):  # a replaced stream may have no reconfigure()
             getattr(sys, name).reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False  # no tracebacks for a closed pipe or a full disk
     logger = logging.getLogger("mnistcnn")

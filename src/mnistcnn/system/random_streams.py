@@ -1,8 +1,8 @@
 """Derive independent random streams, each a function of the seed and its purpose.
 
-No stream that decides a result depends on how much of another one was used: the split does not
-depend on the network, and the order of epoch 7 does not depend on epoch 6. All streams are drawn
-on the CPU, so that they are the same on every device.
+A stream does not depend on how many numbers were drawn from the others: the split does not depend
+on the network, and the order of epoch 7 does not depend on epoch 6. All streams are drawn on the
+CPU, so that they are the same on every device.
 """
 
 from enum import IntEnum

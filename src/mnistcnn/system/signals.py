@@ -38,7 +38,10 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 class _StopHandler:
-    """Records the first stop signal, and raises it at each signal unless it is deferred."""
+    """Records the first stop signal and raises it, unless signals are deferred.
+
+    Further SIGINTs are left to SecondInterruptWatcher.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None

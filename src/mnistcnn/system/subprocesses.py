@@ -1,4 +1,4 @@
-"""Run a function in a subprocess, so that a crash or an out-of-memory kill stays in it."""
+"""Run a function in a subprocess: a crash or an out-of-memory kill does not affect the caller."""
 
 import multiprocessing
 import os
@@ -15,7 +15,8 @@ from mnistcnn.system.signals import Stopped
 # A fork server has imported everything and has neither threads nor CUDA: it forks quickly and
 # safely.
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-TERM_DELAY = 1.0  # seconds before a child is sent SIGTERM: Ctrl-C in a terminal reaches it too
+# seconds to wait before sending SIGTERM: a Ctrl-C in a terminal has already reached the child
+TERM_DELAY = 1.0
 STOP_TIMEOUT = 60.0  # seconds for a child to save its state before it is killed
 
 

@@ -72,7 +72,7 @@ def _refuse_changes(
         reason = "that would be a different run"
         if key == "epochs":
             fixed_by = "steps" if run.steps is not None else f"scheduler={run.scheduler.name}"
-            reason = f"{fixed_by} is spread over the epochs"
+            reason = f"{fixed_by} depends on the number of epochs"
         raise UsageError(
             f"{source}: {key} is {current[key]} and cannot be changed to {value}: {reason} "
             f"(only {', '.join(changeable)} may change)"
@@ -95,7 +95,8 @@ def prepare_resume(run_dir: Path, settings: TrainSettings) -> ResumeState | None
 
     config = to_yaml(settings)
     write_history(run_dir, history)
-    if _read_config(run_dir) != config:  # its modification time is when the run was started
+    # write only if changed: comparisons sort runs by the file's modification time
+    if _read_config(run_dir) != config:
         write_text(run_dir / CONFIG, config)
     if best is not None and (best is last or best.config != config):
         save_checkpoint(run_dir / BEST, best.model, settings.model, config, best.epoch, best.step)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mnistcnn.evaluation.inference import autocast
 from mnistcnn.system.errors import MnistcnnError
 
-# Reading a loss from an accelerator waits for it to finish: read this many losses at a time.
+# reading a loss from an accelerator waits for it to finish: read this many losses at a time
 SYNC_EVERY = 100
 
 
