@@ -123,7 +123,16 @@ def test_large_packages_are_imported_by_few_modules(package, users):
 
 
 def test_the_top_level_of_the_repository():
-    expected = {"pyproject.toml", "README.md", "conf", "src", "scripts", "tests", "outputs"}
+    expected = {
+        "pyproject.toml",
+        "README.md",
+        "conf",
+        "src",
+        "scripts",
+        "tests",
+        "outputs",
+        "LICENSE",
+    }
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     ignored_by_git = {"build", "dist", "data"}
     assert names - ignored_by_git == expected
