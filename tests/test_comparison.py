@@ -203,7 +203,7 @@ def test_incomplete_runs_are_left_out_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("runs", "baseline", "message"),
     [
-        ([], None, "holds no run"),
+        ([], None, "no run found in"),
         ([()], None, "only one complete run, "),
         ([(), ("seed=1",), ("seed=2",)], None, "differ only in their seeds"),
         ([(), ("aug=full",)], "aug=ful", "matches none of the 2 groups"),
@@ -244,7 +244,7 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
     files = {path.name for path in (tmp_path / "results").iterdir()}
     assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
     code, out, err = command(compare.main, "a", "nowhere")
-    assert code == 2 and err == "mnistcnn: nowhere is not a directory\n"
+    assert code == 2 and err == "mnistcnn: there is no directory nowhere\n"
 
 
 def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):

@@ -425,7 +425,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 STOPS = {
-    signal.SIGINT: (130, "interrupted from the keyboard"),
+    signal.SIGINT: (130, "stopped by Ctrl-C"),
     signal.SIGTERM: (143, "stopped by SIGTERM"),
     signal.SIGUSR1: (138, "stopped by SIGUSR1"),
 }

@@ -132,7 +132,7 @@ def test_other_runs_finish_if_some_fail(joblib):
     assert (raised["status"], raised["reason"]) == ("failed", "RuntimeError: a failure")
     assert (killed["status"], killed["reason"].split(" (")[0]) == ("failed", "killed by SIGKILL")
     assert (finished["status"], finished["seed"]) == ("finished", "2")
-    assert "2 of 3 runs not complete" in (sweep_dir / SUMMARY_MD).read_text()
+    assert "Not complete: 2 of 3 runs" in (sweep_dir / SUMMARY_MD).read_text()
 
 
 def test_joblib_limits_the_threads_of_each_job(joblib):

@@ -279,7 +279,7 @@ def test_other_jobs_run_after_one_that_raises(command, tmp_path):
     assert (bad["optimizer.lr"], bad["status"]) == ("1000000", "failed")
     assert bad["reason"].startswith("NonFiniteLoss: the loss became nan in epoch 1")
     text = (tmp_path / "sweep" / SUMMARY_MD).read_text()
-    assert f"1 of 2 runs not complete:\n\n- optimizer.lr=1000000: failed, {bad['reason']}" in text
+    assert f"Not complete: 1 of 2 runs\n\n- optimizer.lr=1000000: failed, {bad['reason']}" in text
     log = (tmp_path / "sweep" / bad["directory"] / LOG).read_text()
     assert "Traceback" in log and "NonFiniteLoss" in log
 
@@ -361,13 +361,13 @@ def test_ctrl_c_stops_a_multirun_which_can_be_resumed(undisturbed, command, tmp_
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "mnistcnn: interrupted from the keyboard\n"
+        "mnistcnn: stopped by Ctrl-C\n"
         "mnistcnn: 1 run is not complete; to run only the missing ones, repeat the command with "
         f"hydra.sweep.dir={directory}\n"
     )
     assert "Traceback" not in out
     metrics = json.loads((run_dir / METRICS).read_text())
-    assert metrics["status"] == "interrupted" and "keyboard" in metrics["error"]
+    assert metrics["status"] == "interrupted" and "Ctrl-C" in metrics["error"]
     assert [row["status"] for row in summary_rows(directory)] == ["finished", "interrupted"]
     assert "- seed=1: interrupted" in (directory / SUMMARY_MD).read_text()
     wait_for(lambda: not running_processes(process.pid), seconds=10)

@@ -43,7 +43,7 @@ def test_an_empty_directory_has_no_runs(tmp_path):
 @pytest.mark.parametrize("name", ["missing", "file"])
 def test_a_path_that_is_not_a_directory_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=f"/{name} is not a directory"):
+    with pytest.raises(UsageError, match=f"there is no directory .*/{name}$"):
         find_runs(tmp_path / name)
 
 
@@ -122,5 +122,5 @@ def test_a_run_without_a_required_file_is_not_complete(tmp_path, name):
     make_run(tmp_path / "b", "seed=1")
     (run.path / name).unlink()
     text = write_summary(tmp_path)
-    assert "1 of 2 runs not complete" in text and f"finished, missing {name}" in text
+    assert "Not complete: 1 of 2 runs" in text and f"finished, missing {name}" in text
     assert [group.seeds for group in group_runs(find_runs(tmp_path))] == [[1]]

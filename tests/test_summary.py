@@ -95,7 +95,7 @@ def test_incomplete_runs_are_listed_with_their_reason_in_one_line(tmp_path):
     content = '{"format": 3, "status": "failed", "error": "no such file"}'
     (tmp_path / "d" / METRICS).write_text(content)
     lines = write_summary(tmp_path).splitlines()
-    assert "3 of 4 runs not complete:" in lines
+    assert "Not complete: 3 of 4 runs" in lines
     assert lines[-3:] == [
         "- d: failed, no such file",
         "- aug=full seed=1: failed, OSError: no space left",
@@ -108,7 +108,7 @@ def test_a_summary_of_failed_runs_has_no_table_and_no_figure(tmp_path):
         overrides = [f"data.fraction={fraction}"]
         make_run(tmp_path / fraction, *overrides, status="failed", error="E: no")
     assert write_summary(tmp_path) == (
-        "2 of 2 runs not complete:\n\n"
+        "Not complete: 2 of 2 runs\n\n"
         "- data.fraction=0.5: failed, E: no\n- data.fraction=1: failed, E: no"
     )
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}

@@ -42,7 +42,7 @@ def explain(error: Exception) -> str:
         group, option = _split_file(error.missing_cfg_file)
         options = error.options or _options(group)
         return (
-            f"{group}={option}: there is no such {group}{_suggestion(option, options)}\n"
+            f"{group}={option}: {group} has no option {option}{_suggestion(option, options)}\n"
             f"It must be one of {', '.join(options)}."
         )
     if isinstance(error, OverrideParseException):

@@ -86,9 +86,7 @@ def compare_groups(collections: Sequence[Sequence[Run]], baseline: str | None) -
 def _find_runs(path: Path) -> list[Run]:
     runs = find_runs(path)
     if not runs:
-        raise UsageError(
-            f"{path} holds no run: {directory.CONFIG} and {directory.METRICS} are missing"
-        )
+        raise UsageError(f"no run found in {path}")
     return runs
 
 

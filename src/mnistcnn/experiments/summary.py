@@ -141,7 +141,7 @@ def _markdown(runs: Sequence[Run], groups: Sequence[Group], keys: Sequence[str])
     incomplete = [run for run in runs if not run.complete]
     if incomplete:
         lines = "\n".join(_incomplete_line(run, keys) for run in incomplete)
-        blocks.append(f"{len(incomplete)} of {len(runs)} runs not complete:\n\n{lines}")
+        blocks.append(f"Not complete: {len(incomplete)} of {len(runs)} runs\n\n{lines}")
     return "\n\n".join(blocks)
 
 

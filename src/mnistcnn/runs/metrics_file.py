@@ -87,7 +87,7 @@ def record_failure(run_dir: Path, reason: str, identity: dict) -> None:
 
 def _outcome(error: BaseException) -> dict[str, str]:
     if isinstance(error, KeyboardInterrupt):
-        return {"status": "interrupted", "error": str(error) or "interrupted from the keyboard"}
+        return {"status": "interrupted", "error": str(error) or "stopped by Ctrl-C"}
     return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 

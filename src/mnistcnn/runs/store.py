@@ -107,7 +107,7 @@ def find_runs(path: Path) -> list[Run]:
     Raises UsageError if there is no such directory, or if a run has another format.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is not a directory")
+        raise UsageError(f"there is no directory {path}")
     folders = sorted(file.parent for file in path.rglob(METRICS))
     return [run for run in map(read_run, folders) if run is not None]
 

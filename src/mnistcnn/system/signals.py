@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self) -> str:
         if self.number == signal.SIGINT:
-            return "interrupted from the keyboard"
+            return "stopped by Ctrl-C"
         return f"stopped by {self.number.name}"
 
 

@@ -49,10 +49,12 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
             and existing.complete
             and existing.metrics.get("config_sha256") == config_sha256(settings)
         ):
+            epochs = existing.metrics["epochs"]
             log.info(
-                "%s is already complete: %d epochs, test accuracy %.2f%%",
+                "%s is already complete: %d epoch%s, test accuracy %.2f%%",
                 run_dir,
-                existing.metrics["epochs"],
+                epochs,
+                "" if epochs == 1 else "s",
                 100 * existing.measure("test", "accuracy"),
             )
             return existing.metrics
