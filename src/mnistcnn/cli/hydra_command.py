@@ -126,11 +126,11 @@ _current_command: ContextVar[HydraCommand] = ContextVar("current_command")
 
 
 def run_hydra_command(config_name: str, task: Task) -> None:
-    """Compose ``conf/<config_name>.yaml`` with the typed overrides, and run ``task``.
+    """Compose ``conf/<config_name>.yaml`` with the command-line overrides, and run ``task``.
 
     ``task`` takes the settings and a directory, and is called for each job of a sweep. It must be
-    a module-level function, since jobs run in processes of their own. Exits unless the exit code
-    is 0.
+    a module-level function, since each job runs in its own process. Exits unless the exit code is
+    0.
     """
     command = HydraCommand(config_name, task, show_traceback=wants_traceback())
     _current_command.set(command)
