@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mnistcnn.benchmark import __main__ as benchmark
-from mnistcnn.benchmark import baselines, commands, context, timing
+from mnistcnn.benchmark import baselines, commands, context, measure, published, timing
 from mnistcnn.benchmark.context import Context, Section
+from mnistcnn.system.atomic_files import write_json
 from mnistcnn.system.errors import MnistcnnError, UsageError
 from mnistcnn.training.trainer import build_model
 
@@ -184,7 +185,7 @@ def test_failed_commands_are_errors_with_a_reason(quick, tmp_path, monkeypatch):
     failing.write_text("#!/bin/sh\necho cannot run $2 >&2\nexit 2\n")
     failing.chmod(0o755)
     monkeypatch.setattr(commands.sys, "executable", str(failing))
-    with pytest.raises(MnistcnnError, match="no first batch: cannot run mnistcnn.train"):
+    with pytest.raises(MnistcnnError, match=r"no first batch: cannot run mnistcnn\.train"):
         commands.seconds_to_first_batch(quick)
 
 
@@ -248,6 +249,51 @@ def test_quick_section_writes_a_table_and_all_rounds(command, tmp_path):
     assert text[text.index("## Augmentation") :].strip() in out
 
 
+SETUP = {
+    "date": "2026-11-25T02:50:00+00:00", "rounds": 3, "data": "mnist", "processor": "a CPU",
+    "cores": 2, "threads": 2, "device": "cpu", "git_commit": "0123456789abcdef", "torch": "2.14.1",
+}  # fmt: skip
+
+
+def section(value: float) -> dict:
+    cell = {"rounds": [value], "median": value, "low": value, "high": value}
+    return {"title": "A table", "header": ["", "images/s"], "rows": [["a", cell]], "notes": ["n"]}
+
+
+def test_sections_are_stored_and_shown_in_the_page(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    page = tmp_path / published.PAGE
+    page.write_text("before\n<!-- begin benchmark -->\n<!-- end benchmark -->\nafter\n")
+    earlier = [{"measurement": "an old one", "value": "42 s", "commit": "abc"}]
+    write_json(tmp_path / published.STORE, {"sections": {}, "earlier": earlier})
+    for sections in ({"start": section(1), "training": section(2)}, {"start": section(3)}):
+        published.store(tmp_path, {"setup": SETUP, "sections": sections})
+    text = page.read_text()
+    assert "| a  | 3 (3 to 3)" in text and "| a  | 2 (2 to 2)" in text and "1 (1 to 1)" not in text
+    assert "-->\n\nMeasured on 2026-11-25 at commit 0123456: cpu, a CPU, 2 cores" in text
+    assert "\n\n### A table\n\n| " in text and text.count("Measured on") == 1
+    assert "| an old one    | 42 s    | abc" in text and text.endswith("\nafter\n")
+
+    missing = section(4) | {"rows": [["not measured: no data"]]}
+    gpu = {"setup": SETUP | {"device": "cuda:0 (a GPU)"}, "sections": {"start": section(5)}}
+    published.store(tmp_path, {"setup": SETUP, "sections": {"training": missing}})
+    published.store(tmp_path, gpu)
+    text = page.read_text()
+    assert all(f"{value} ({value} to {value})" in text for value in (2, 3, 5))
+    assert text.count("\n\nn\n\nMeasured on 2026-11-25 at commit 0123456: c") == 3
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--data", "mnist5k"]])
+def test_other_measurements_are_not_stored(command, arguments):
+    code, _, err = command(benchmark.main, "--write", *arguments)
+    assert code == 2 and "--write: the pages show measurements with --data mnist" in err
+
+
+def test_the_help_lists_all_sections(command):
+    code, out, _ = command(benchmark.main, "--help")
+    assert code == 0 and ", ".join(measure.SECTIONS) in " ".join(out.split())
+
+
 def test_unknown_section_is_refused(command, tmp_path):
     code, out, err = command(benchmark.main, "--only", "training,strat", "--out", "measured")
     assert (code, out) == (2, "")
@@ -279,7 +325,7 @@ def test_section_that_fails_does_not_affect_the_next(command, tmp_path, monkeypa
         raise MnistcnnError("it failed")
 
     sections = {"one": ("One", fail), "two": ("Two", lambda _: Section(["x"], [["1"]]))}
-    monkeypatch.setattr(benchmark, "SECTIONS", sections)
+    monkeypatch.setattr(measure, "SECTIONS", sections)
     code, _, err = command(benchmark.main, "--out", "measured")
     assert (code, err) == (0, "")
     text = (tmp_path / "measured" / "benchmark.md").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mnistcnn import evaluate, train
+from mnistcnn import __version__, compare, evaluate, reproduce, train
 from mnistcnn.cli import hydra_command
 from mnistcnn.cli.app import run_cli
 from mnistcnn.models.registry import BUILDERS
@@ -209,7 +209,7 @@ def test_an_interrupt_exits_with_130(command, monkeypatch, tmp_path):
     ],
 )
 def test_evaluate_refuses_bad_overrides(command, tmp_path, overrides, parts):
-    code, out, err = command(evaluate.main, *overrides)
+    code, _, err = command(evaluate.main, *overrides)
     assert code == 2 and len(err.splitlines()) <= 2 and "Traceback" not in err
     for part in parts:
         assert part in err
@@ -226,8 +226,10 @@ def test_evaluate_refuses_bad_overrides(command, tmp_path, overrides, parts):
         (
             OSError(28, "No space left on device"),
             1,
-            "mnistcnn: OSError: [Errno 28] No space left on device "
-            "(HYDRA_FULL_ERROR=1 shows the traceback)\n",
+            (
+                "mnistcnn: OSError: [Errno 28] No space left on device "
+                "(HYDRA_FULL_ERROR=1 shows the traceback)\n"
+            ),
         ),
     ],
     ids=["no error", "usage error", "error in a run", "interrupt", "full disk"],
@@ -245,11 +247,11 @@ def test_run_cli_reports_errors_in_one_line(command, error, code, message):
 
 
 def test_train_in_the_default_directory_and_evaluate(command, tmp_path):
-    code, out, err = command(train.main, *TINY, "aug=full")
+    code, out, _ = command(train.main, *TINY, "aug=full")
     assert code == 0 and "test accuracy" in out
     (run_dir,) = tmp_path.glob("outputs/*/*-convnet-full")
     assert not set(str(run_dir.relative_to(tmp_path))) & set("=, ")
-    code, out, err = command(evaluate.main, f"ckpt={run_dir}", "tsne.samples=20")
+    code, _, _ = command(evaluate.main, f"ckpt={run_dir}", "tsne.samples=20")
     assert code == 0
     (evaluation,) = tmp_path.glob("outputs/*/*-evaluate")
     assert read_metrics(run_dir)["test"] == read_metrics(evaluation)["test"]
@@ -277,7 +279,7 @@ def test_a_multirun_continues_after_a_failed_job(tmp_path):
 
 @pytest.mark.parametrize("bad", ["seed=1,bad", "data.fraction=1,7", "aug=none,ful", "epoch=1,2"])
 def test_all_jobs_of_a_multirun_are_checked_before_the_first_starts(command, tmp_path, bad):
-    code, out, err = command(train.main, "-m", *TINY, "optimizer.lr=1,2", bad)
+    code, _, err = command(train.main, "-m", *TINY, "optimizer.lr=1,2", bad)
     assert code == 2 and len(err.splitlines()) <= 2
     assert bad.partition("=")[0] in err
     assert list(tmp_path.iterdir()) == []
@@ -291,7 +293,7 @@ def test_slugify():
     assert slugify("+x=é/..") == "x-.."
 
 
-# Help --------------------------------------------------------------------------------------------
+# Help and version --------------------------------------------------------------------------------
 
 
 def test_cfg_prints_the_composed_configuration(command, tmp_path):
@@ -306,7 +308,20 @@ def test_help_shows_usage_and_examples(command, main):
     assert code == 0
     name = main.__module__
     assert out.count(f"python -m {name}") >= 6  # usage and five examples
+    assert "--version " in out
     assert "Powered by Hydra" not in out
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main], ids=["train", "evaluate"])
+@pytest.mark.parametrize("arguments", [["--version"], ["-m", "seed=0,1", "--version"], ["--vers"]])
+def test_version_is_that_of_mnistcnn_and_not_of_hydra(command, main, arguments):
+    assert command(main, *arguments) == (0, f"mnistcnn {__version__}\n", "")
+
+
+@pytest.mark.parametrize("main", [compare.main, reproduce.main], ids=["compare", "reproduce"])
+def test_version_and_its_help(command, main):
+    assert command(main, "--version") == (0, f"mnistcnn {__version__}\n", "")
+    assert "--version" in command(main, "--help")[1]
 
 
 def test_tab_completion(command, monkeypatch):

@@ -50,8 +50,8 @@ def test_yaml_contains_every_setting():
 @pytest.mark.parametrize(
     ("first_line", "reason"),
     [
-        ("format: 2\n", "was written by another version .+format 2; this version reads format 3.$"),
-        ("format: 4\n", "was written by another version .+format 4; this version reads format 3.$"),
+        ("format: 3\n", "was written by another version .+format 3; this version reads format 4.$"),
+        ("format: 5\n", "was written by another version .+format 5; this version reads format 4.$"),
         ("", "has no format number: "),
     ],
 )
@@ -86,6 +86,12 @@ def test_yaml_of_another_format_is_refused(first_line, reason):
         ("aug.blur_kernel=4", "aug.blur_kernel"),
         ("aug.interpolation=cubic", "aug.interpolation"),
         ("select=newest", "select"),
+        ("checkpoint.minutes=-1", "checkpoint.minutes"),
+        ("checkpoint.keep_last=1", "checkpoint.keep_last"),
+        ("checkpoint.keep_last=yes", "checkpoint.keep_last"),
+        ("checkpoint.keep_last=maybe", "checkpoint.keep_last"),
+        ("checkpoint.keep_last=null", "checkpoint.keep_last"),
+        ("checkpoint.keep_last=[false]", "checkpoint.keep_last"),
         ("precision=float8", "precision"),
         ("device=tpu", "device"),
         ("early_stopping.patience=0", "early_stopping.patience"),
@@ -116,6 +122,18 @@ def test_values_out_of_range_are_refused_with_their_key(override, key):
 def test_wrong_types_and_unknown_keys_are_refused(override):
     with pytest.raises(OmegaConfBaseException):
         settings(override)
+
+
+@pytest.mark.parametrize("value", ["true", "True", "false", "FALSE"])
+def test_booleans_are_true_or_false(value):
+    keep_last = settings(f"checkpoint.keep_last={value}").checkpoint.keep_last
+    assert keep_last is (value.lower() == "true")
+
+
+def test_the_selected_checkpoint_must_be_kept():
+    message = "select=last is not allowed: it must be best, because checkpoint.keep_last=false"
+    with pytest.raises(SettingError, match=message):
+        settings("select=last", "checkpoint.keep_last=false")
 
 
 @pytest.mark.parametrize(

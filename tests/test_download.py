@@ -90,7 +90,7 @@ def test_slow_mirror_is_abandoned(server, tmp_path, monkeypatch, behaviour):
     monkeypatch.setattr(download, "SOCKET_TIMEOUT", 0.3)
     monkeypatch.setattr(download, "STALL_TIMEOUT", 0.5)
     start = time.monotonic()
-    with pytest.raises(UsageError, match="timed out|too slow"):
+    with pytest.raises(UsageError, match=r"timed out|too slow"):
         load_mnist_splits(tmp_path, [server.url(behaviour)])
     assert time.monotonic() - start < 10
 
@@ -159,7 +159,7 @@ def test_eight_runs_that_start_together_download_once(mnist_dir, tmp_path):
 def start_run(run_dir: Path, data_dir: Path, urls: list[str]) -> Iterator[subprocess.Popen]:
     """Start a short run on all of MNIST in another process; kill it when the context ends."""
     mirrors = ",".join(f'"{url}"' for url in urls)
-    with open(f"{run_dir}.txt", "w") as output:
+    with Path(f"{run_dir}.txt").open("w") as output:
         process = subprocess.Popen(
             [
                 sys.executable,

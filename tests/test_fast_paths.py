@@ -1,5 +1,7 @@
 """The faster implementations give the same results as the plain ones, step after step."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,7 @@ def batch_losses(
 def as_written(model: Classifier) -> Classifier:
     """Put ReLU before pooling, and process the whole image."""
     layers = list(model.body)
-    for index, (first, second) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
+    for index, (first, second) in enumerate(pairwise(model.body)):
         if isinstance(first, nn.MaxPool2d) and isinstance(second, nn.ReLU):
             layers[index : index + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
     model.body = nn.Sequential(*layers)

@@ -45,7 +45,7 @@ def quick_task(settings: TrainSettings, run_dir: Path) -> None:
 
     Appends the seed to the file ``starts`` in the parent directory.
     """
-    with open(run_dir.parent / "starts", "a") as file:
+    with (run_dir.parent / "starts").open("a") as file:
         file.write(f"{settings.seed}\n")
     failure = None if (run_dir.parent / "no_failures").exists() else settings.seed
     if failure == KILLED_AT_START:
@@ -62,7 +62,7 @@ def quick_task(settings: TrainSettings, run_dir: Path) -> None:
             raise ArithmeticError("division\nby zero")
         scores = {"accuracy": 0.875, "error": 0.125}
         record.values |= {"epochs": 1, "data": {"train": 100}}
-        record.values |= {split: scores for split in SPLITS}
+        record.values |= dict.fromkeys(SPLITS, scores)
         append_history(run_dir, {"epoch": 1, "val_accuracy": 0.875})
         (run_dir / PREDICTIONS).write_bytes(b"not read by these tests")
         record.values["status"] = "finished"
@@ -86,7 +86,7 @@ def run_names(directory: Path) -> list[str]:
 
 def summary_rows(directory: Path) -> list[dict[str, str]]:
     """Return the rows of ``summary.csv`` without their durations."""
-    with open(directory / SUMMARY_CSV, newline="") as file:
+    with (directory / SUMMARY_CSV).open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         del row["seconds"]
@@ -270,7 +270,7 @@ def test_a_different_run_is_not_overwritten(command, tmp_path):
 
 
 def test_other_jobs_run_after_one_that_raises(command, tmp_path):
-    code, _, err = command(
+    code, _, _ = command(
         train.main, "-m", *TINY, "optimizer=sgd", "optimizer.lr=1e6,0.1", "hydra.sweep.dir=sweep"
     )
     assert code == 1
@@ -510,19 +510,21 @@ def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
     run_dir = tmp_path / f"run-{config_sha256(job)[:10]}"
     run_dir.mkdir()
     overrides = ["seed=1", f"hydra.sweep.dir={tmp_path}"]
-    with lock_run_dir(run_dir):
-        with subprocess.Popen(
+    with (
+        lock_run_dir(run_dir),
+        subprocess.Popen(
             [sys.executable, "-u", "-c", QUICK_TRAIN, "-m", *overrides],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
-        ) as process:
-            assert process.stdout.readline() == f"run 1 of 1: {run_dir.name}\n"
-            assert process.stdout.readline() == f"waiting for the lock of {run_dir.name}\n"
-            quick_task(job, run_dir)
-            FileLock(run_dir / LOCK_FILE, is_singleton=True).release()
-            line = process.stdout.readline()
-            assert line == f"already completed by another process: {run_dir.name}\n"
-            process.stdout.read()
+        ) as process,
+    ):
+        assert process.stdout.readline() == f"run 1 of 1: {run_dir.name}\n"
+        assert process.stdout.readline() == f"waiting for the lock of {run_dir.name}\n"
+        quick_task(job, run_dir)
+        FileLock(run_dir / LOCK_FILE, is_singleton=True).release()
+        line = process.stdout.readline()
+        assert line == f"already completed by another process: {run_dir.name}\n"
+        process.stdout.read()
     assert process.returncode == 0
     assert started_seeds(tmp_path) == [1]

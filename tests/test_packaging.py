@@ -1,16 +1,20 @@
-"""The wheel: its files, and a run in an environment without the repository."""
+"""The wheel: its files, and a run without the repository. The files of the tools."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from mnistcnn import __version__
 
 from .conftest import CONF, ROOT, TINY
 
@@ -48,7 +52,11 @@ def test_the_wheel_holds_every_module_and_configuration_file(wheel):
         if path.suffix in (".yaml", ".py")
     }
     assert len(modules) > 50 and len(configuration) > 25
-    assert names == modules | configuration
+    assert names == modules | configuration | {"mnistcnn/py.typed"}
+
+
+def test_the_wheel_has_the_version_of_the_package(wheel):
+    assert wheel.name == f"mnistcnn-{__version__}-py3-none-any.whl"
 
 
 def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
@@ -63,11 +71,11 @@ def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
     )  # fmt: skip
     # Use the dependencies of this environment. The .pth files in a directory that is itself added
     # by a .pth file are ignored, so that the editable installation of the repository is not used.
-    with open(os.path.join(paths["purelib"], "dependencies.pth"), "w") as file:
-        file.write(sysconfig.get_paths()["purelib"] + "\n")
+    own_packages = Path(paths["purelib"])
+    (own_packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     working_dir = tmp_path / "elsewhere"
     working_dir.mkdir()
-    python = os.path.join(paths["scripts"], "python")
+    python = Path(paths["scripts"], "python")
 
     def run(*arguments: str) -> str:
         result = subprocess.run(
@@ -83,3 +91,22 @@ def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
     assert metrics["status"] == "finished"
     assert metrics["git_commit"] is None
     run("-m", "mnistcnn.evaluate", "ckpt=run", "tsne.samples=20")
+
+
+def test_pre_commit_runs_the_ruff_that_the_tests_require():
+    (revision,) = (
+        repository["rev"]
+        for repository in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        if repository["repo"].endswith("/ruff-pre-commit")
+    )
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extra = map(Requirement, pyproject["project"]["optional-dependencies"]["test"])
+    (ruff,) = (requirement for requirement in extra if requirement.name == "ruff")
+    assert revision.removeprefix("v") in ruff.specifier
+
+
+def test_the_forms_and_workflows_are_valid_yaml():
+    files = sorted((ROOT / ".github").rglob("*.yml"))
+    assert len(files) == 4
+    for file in files:
+        assert isinstance(yaml.safe_load(file.read_text()), dict), file

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnistcnn.config.load import flatten, parse_yaml, to_yaml
-from mnistcnn.experiments import reproduction, summary
+from mnistcnn.experiments import reproduction, results, summary
 from mnistcnn.experiments.groups import matches
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import write_history
@@ -71,7 +71,7 @@ def test_all_rows_and_pictures_match_a_run(experiment, scale):
     groups += [item["baseline"]] if "baseline" in item else []
     for override in groups:
         assert is_partial or any(matches(job, [override]) for job in jobs), override
-    assert {row["measure"] for row in item["rows"]} <= reproduction.MEASURES.keys()
+    assert {row["measure"] for row in item["rows"]} <= results.MEASURES.keys()
     files = {picture["file"] for picture in item.get("pictures", [])}
     assert files <= {*directory.RESULT_FILES, summary.VALIDATION_CURVES, summary.ERROR_BY_SAMPLES}
 
@@ -89,7 +89,7 @@ def test_rows_without_runs_are_marked_as_not_run(tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     rows = [row for row in rows if not row.startswith("|  ")]  # without the headers
     assert len(rows) == sum(len(item["rows"]) for item in PLAN["items"])
-    assert all(row.rstrip(" |").endswith(reproduction.NOT_RUN) for row in rows)
+    assert all(row.rstrip(" |").endswith(results.NOT_RUN) for row in rows)
 
 
 def make_table_1(folder) -> None:
@@ -104,7 +104,7 @@ def make_table_1(folder) -> None:
             write_history(run_dir, [row])
             metrics = parse_yaml((run_dir / directory.METRICS).read_text())
             metrics |= {"model": {"parameters": 14178}, "device": "cpu"}
-            metrics |= {"versions": {"torch": "2.14.1"}}
+            metrics |= {"versions": {"torch": "2.14.1"}, "git_commit": "0123456789abcdef"}
             write_json(run_dir / directory.METRICS, metrics)
 
 
@@ -123,13 +123,80 @@ def test_both_files_show_the_numbers_pictures_and_verdicts(tmp_path):
     assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00 (90.00 to 90.00), n = 2"]
     assert rows["aug=none, parameters"] == ["14,178", "14,178"]
     assert "**aug=full** against **aug=none**: test error -10.000 points" in section
-    assert "Runs: 4, on cpu with torch 2.14.1, 0.1 minutes." in section
+    assert "4 runs on cpu with torch 2.14.1, 0.1 minutes; commit 0123456." in section
     assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
     assert "Figure 3:\n\n```text\n8 channels | here\n```" in section
     assert "Figure 2" not in section  # its file is missing
     page = (tmp_path / reproduction.REPRODUCTION_HTML).read_text()
     assert "79.50 ± 0.71" in page and "data:image/png;base64,ZnVsbDA=" in page  # "full0"
     assert 'src="cpu' not in page and "8 channels | here\n</code></pre>" in page
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A directory with the pages that show results, and one stored result."""
+    page = "before\n<!-- begin results -->\n<!-- end results -->\nafter\n"
+    (tmp_path / "outputs").mkdir()
+    for folder in (tmp_path, tmp_path / "outputs"):
+        (folder / "README.md").write_text(page)
+    mean = {"n": 1, "mean": 0.0157, "sd": None, "ci95": None}
+    means = [{"of": "data.fraction=0.25", "measure": "test error", **mean}]
+    record = {"means": means, "verdicts": [], "measured": "1 run; commit abc."}
+    write_json(tmp_path / results.STORE, {"table_3": record})
+    return tmp_path
+
+
+def test_results_are_stored_and_shown_in_the_pages(clone):
+    sweep_dir = clone / "table_1"
+    make_table_1(sweep_dir)
+    results.store_results(clone, PLAN, {"table_1": (["experiment=table_1"], sweep_dir)})
+    front, page = (clone / "README.md").read_text(), (clone / "outputs/README.md").read_text()
+    assert front.startswith("before\n") and page.endswith("\nafter\n")
+    assert re.search(
+        r"\| default network, validation accuracy +\| 95 +\| 79.50 ± 0.71, n = 2", front
+    )
+    assert "*Does augmentation help the default network?* **aug=full** against" in front
+    assert re.search(r"\| VGG16, validation accuracy +\| 99 +\| not run", front)
+    assert re.search(r"\| data.fraction=0.25, test error +\| 4.06 +\| 1.57, n = 1", page)
+    assert "1 run; commit abc." in page and "`experiment=table_1`: 4 runs on cpu" in page
+    assert re.search(r"\| data.fraction=1, test error +\| 1.57 +\| not recorded", page)
+
+    before = front, page
+    results.write_pages(clone)  # from the stored results
+    assert before == ((clone / "README.md").read_text(), (clone / "outputs/README.md").read_text())
+
+
+def test_only_complete_experiments_are_stored(tmp_path, monkeypatch):
+    stored = {}
+    monkeypatch.setattr(reproduction, "repository", lambda: tmp_path)
+    monkeypatch.setattr(reproduction, "_run_command", lambda words: "experiment=stride" in words)
+    monkeypatch.setattr(
+        reproduction, "store_results", lambda root, plan, sweeps: stored.update(sweeps)
+    )
+    out = tmp_path / "out"
+    with pytest.raises(MnistcnnError, match=r"^1 experiment is not complete"):
+        reproduction.reproduce(out, "cpu", 1, ["table_1", "stride"], [], write=True)
+    (overrides, sweep_dir) = stored["stride"]
+    assert list(stored) == ["stride"] and sweep_dir == out / "cpu" / "stride"
+    assert overrides == ["experiment=stride", "seed=range(1)"]
+
+
+def test_quick_results_are_not_stored(tmp_path):
+    with pytest.raises(UsageError, match=r"^--write: the results of --scale quick mean nothing"):
+        reproduction.reproduce(tmp_path / "out", "quick", None, [], [], write=True)
+
+
+def test_only_overrides_without_an_effect_on_results_are_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "repository", lambda: tmp_path)
+    monkeypatch.setattr(reproduction, "_run_command", lambda words: False)
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"^--write: epochs=1 changes the results"):
+        reproduction.reproduce(out, "cpu", None, [], ["device=cpu", "epochs=1"], write=True)
+    assert not out.exists()
+    with pytest.raises(MnistcnnError, match=r"^1 experiment is not complete"):
+        reproduction.reproduce(
+            out, "cpu", 1, ["stride"], ["device=cpu", "hydra/launcher=joblib"], write=True
+        )
 
 
 def test_an_unknown_experiment_is_refused(tmp_path):
@@ -149,7 +216,7 @@ def test_a_repeated_command_keeps_complete_runs(tmp_path, monkeypatch):
     assert len(times) == 2 and all(run.complete for run in runs)
     text = (out / reproduction.REPRODUCTION_MD).read_text()
     section = text.split("## Section 2.1.4")[1].split("## ")[0]
-    assert "| early_stopping.patience=1, epochs" in section and reproduction.NOT_RUN not in section
+    assert "| early_stopping.patience=1, epochs" in section and results.NOT_RUN not in section
 
     reproduction.reproduce(out, "quick", 2, ["early_stopping"], tiny)
     assert len(find_runs(out / "quick" / "early_stopping")) == 4
@@ -165,7 +232,7 @@ def test_other_experiments_run_after_a_failed_one(tmp_path, monkeypatch):
         return len(experiments) > 1
 
     monkeypatch.setattr(reproduction, "_run_command", fail_first)
-    with pytest.raises(MnistcnnError, match="^1 experiment is not complete"):
+    with pytest.raises(MnistcnnError, match=r"^1 experiment is not complete"):
         reproduction.reproduce(tmp_path / "out", "quick", None, ["table_1", "stride"], [])
     assert experiments == ["experiment=table_1", "experiment=stride"]
 

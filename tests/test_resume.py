@@ -189,6 +189,65 @@ def test_early_stopping_applies_before_any_further_epoch_is_trained(monkeypatch,
     assert (resumed["status"], resumed["epochs"]) == ("early_stopped", 2)
 
 
+# checkpoint.keep_last ----------------------------------------------------------------------------
+
+
+def test_epochs_cannot_be_added_without_the_last_checkpoint(command, tmp_path):
+    run_dir = tmp_path / "run"
+    train_run(settings(*TINY, "epochs=2", "checkpoint.keep_last=false"), run_dir)
+    before = read_files(run_dir)
+    assert LAST not in before
+    code, out, err = command(train.main, f"resume={run_dir}")
+    assert (code, err) == (0, "") and f"{run_dir} is already complete: 2 epochs" in out
+    for overrides in (["epochs=3"], ["epochs=1"], ["epochs=3", "checkpoint.keep_last=true"]):
+        code, out, err = command(train.main, f"resume={run_dir}", *overrides)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"mnistcnn: {run_dir}: the number of epochs cannot be changed: last.pt is missing "
+            "(checkpoint.keep_last=false removes it)\n"
+        )
+    assert read_files(run_dir) == before
+
+
+def test_the_last_checkpoint_of_a_complete_run_can_be_removed_later(run, command):
+    before = read_files(run)
+    code, out, err = command(train.main, f"resume={run}", "checkpoint.keep_last=false")
+    assert (code, err) == (0, "") and "is already complete" in out
+    assert read_files(run) == {name: before[name] for name in before if name != LAST}
+
+
+def test_the_only_checkpoint_of_a_run_is_not_removed(run, command):
+    (run / BEST).unlink()
+    assert command(train.main, f"resume={run}", "checkpoint.keep_last=false")[0] == 0
+    assert (run / LAST).exists()
+
+
+def test_the_last_checkpoint_is_removed_after_a_crash_before_its_removal(command, tmp_path):
+    run_dir = tmp_path / "run"
+    train_run(settings(*TINY, "checkpoint.keep_last=false"), run_dir)
+    before = read_files(run_dir)
+    (run_dir / LAST).write_bytes(b"not read by this test")
+    code, out, err = command(train.main, f"resume={run_dir}")
+    assert (code, err) == (0, "") and "is already complete" in out
+    assert read_files(run_dir) == before
+
+
+def test_an_interrupted_run_keeps_its_last_checkpoint(interrupted, finished_run, command):
+    code, out, err = command(train.main, f"resume={interrupted}", "checkpoint.keep_last=false")
+    assert (code, err) == (0, "") and "resuming after epoch 4 of 4" in out
+    assert not (interrupted / LAST).exists()
+    assert (interrupted / PREDICTIONS).read_bytes() == (finished_run / PREDICTIONS).read_bytes()
+    settings_of_run = (interrupted / CONFIG).read_text()
+    assert "keep_last: false" in settings_of_run
+    assert load_checkpoint(interrupted / BEST).config == settings_of_run
+
+
+def test_epochs_can_be_added_to_a_run_that_is_not_complete(interrupted, command):
+    overrides = ["checkpoint.keep_last=false", "epochs=5"]
+    assert command(train.main, f"resume={interrupted}", *overrides)[0] == 0
+    assert read_metrics(interrupted)["epochs"] == 5 and not (interrupted / LAST).exists()
+
+
 # The files of the run ----------------------------------------------------------------------------
 
 
@@ -293,7 +352,8 @@ def test_the_checkpoint_of_the_best_epoch_is_required(monkeypatch, tmp_path, dam
 def test_a_checkpoint_of_another_run_is_refused(interrupted, tmp_path):
     train_run(settings(*TINY, "seed=5"), tmp_path / "other")
     shutil.copy(tmp_path / "other" / LAST, interrupted)
-    with pytest.raises(UsageError, match="Does .*last.pt belong to another run than config.yaml?"):
+    message = r"Does .*last\.pt belong to another run than config\.yaml\?"
+    with pytest.raises(UsageError, match=message):
         train_run(settings(*FOUR_EPOCHS), interrupted, resume=True)
 
 
@@ -374,7 +434,7 @@ def test_a_sweep_restarts_a_run_with_a_corrupt_checkpoint(command, tmp_path):
     weights = load_checkpoint(run.path / LAST).model.state_dict()
     write_json(run.path / METRICS, run.metrics | {"status": "interrupted"})
     flip_bit(run.path / LAST)
-    code, out, err = command(train.main, *SWEEP)
+    code, _, err = command(train.main, *SWEEP)
     assert (code, err) == (0, "")
     (restarted,) = find_runs(tmp_path / "sweep")
     assert restarted.complete and restarted.path == run.path

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import time
 import pytest
 
 from mnistcnn.config.load import FORMAT
-from mnistcnn.runs import metrics_file
+from mnistcnn.runs import metrics_file, provenance
 from mnistcnn.runs.directory import HISTORY, LOG, METRICS, create_run_dir
 from mnistcnn.runs.history import append_history, read_history
 from mnistcnn.runs.metrics_file import RunRecord, record_run
@@ -33,7 +32,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     monkeypatch.setattr(atomic_files.os, "fsync", fail)
     with pytest.raises(WriteError, match=f"{path} cannot be written: No space left on device"):
         write_bytes(path, b"two")
-    assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_have_the_usual_permissions(tmp_path):
@@ -43,9 +42,9 @@ def test_written_files_have_the_usual_permissions(tmp_path):
 
 
 def test_nan_is_refused_in_json(tmp_path):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "file.json", {"loss": float("nan")})
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # Directory and history ---------------------------------------------------------------------------
@@ -67,13 +66,13 @@ def test_history_round_trip(tmp_path):
     for row in rows:
         append_history(tmp_path, row)
     assert read_history(tmp_path) == rows
-    with open(tmp_path / HISTORY, "a") as file:
+    with (tmp_path / HISTORY).open("a") as file:
         file.write('{"epoch": 3, "val_acc')  # as left by a process killed while writing
     assert read_history(tmp_path) == rows
 
 
 def test_nan_is_refused_in_the_history(tmp_path):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         append_history(tmp_path, {"val_loss": float("nan")})
     assert read_history(tmp_path) == []
 
@@ -82,10 +81,14 @@ def test_nan_is_refused_in_the_history(tmp_path):
 
 
 def test_an_exception_is_recorded(tmp_path):
-    with pytest.raises(ValueError), record_run(tmp_path, LOG) as record:
-        with record.phase("data"):
-            record.values["seed"] = 5
-        raise ValueError("bad luck")
+    def fail():
+        with record_run(tmp_path, LOG) as record:
+            with record.phase("data"):
+                record.values["seed"] = 5
+            raise ValueError("bad luck")
+
+    with pytest.raises(ValueError, match="bad luck"):
+        fail()
     written = json.loads((tmp_path / METRICS).read_text())
     assert (written["status"], written["error"]) == ("failed", "ValueError: bad luck")
     assert written["seed"] == 5 and written["seconds"].keys() == {"data", "total"}
@@ -100,9 +103,9 @@ def test_metrics_json_exists_from_the_start_with_the_status_interrupted(tmp_path
 def test_failing_to_write_metrics_json_raises_write_error(tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    with pytest.raises(WriteError, match="metrics.json cannot be written"):
-        with record_run(run_dir, LOG):
-            shutil.rmtree(run_dir)
+    message = r"metrics\.json cannot be written"
+    with pytest.raises(WriteError, match=message), record_run(run_dir, LOG):
+        shutil.rmtree(run_dir)
 
 
 def test_a_log_file_that_cannot_be_opened_does_not_fail_the_run(tmp_path):
@@ -144,6 +147,31 @@ def test_provenance():
     commit = git_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
     assert peak_memory_bytes() > 10e6
+
+
+def test_only_changed_source_files_make_the_commit_dirty(tmp_path, monkeypatch):
+    source = tmp_path / "src" / "provenance.py"
+    source.parent.mkdir()
+    for file in (source, tmp_path / "README.md"):
+        file.write_text("first")
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    commit = git_commit()
+    assert len(commit) == 40
+    (tmp_path / "README.md").write_text("second")
+    (tmp_path / "src" / "new.txt").write_text("untracked")
+    assert git_commit() == commit
+    source.write_text("second")
+    assert git_commit() == f"{commit}-dirty"
+    assert provenance.short_commit(f"{commit}-dirty") == f"{commit[:7]}-dirty"
+    assert provenance.short_commit(None) == "unknown"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the parent's memory")

@@ -55,6 +55,19 @@ def test_commands_import_no_slow_modules_at_start(module):
     assert run_python(f"import mnistcnn.{module}", "print(slow_modules())") == "[]"
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "reproduce"])
+def test_version_is_printed_without_importing_torch_or_hydra(command):
+    lines = [
+        f"from mnistcnn.{command} import main",
+        "sys.argv = ['mnistcnn', '--version']",
+        "try:",
+        "    main()",
+        "except SystemExit as stop:",
+        "    print(stop.code, sorted({'torch', 'hydra', 'numpy'} & set(sys.modules)))",
+    ]
+    assert run_python(*lines) == "0 []"
+
+
 def test_a_training_step_imports_no_slow_modules():
     lines = [
         "import torch",

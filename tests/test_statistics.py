@@ -252,7 +252,7 @@ def test_false_positives_are_at_most_5_percent(n):
     ("a", "b"), [([1.0], [2.0]), ([1, 2], [1, 2, 3]), ([1, 2], [1, math.nan]), ([], [])]
 )
 def test_paired_difference_rejects_invalid_values(a, b):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"expected a list|cannot be paired"):
         paired_difference(a, b)
 
 

@@ -68,7 +68,7 @@ def test_a_run_with_unreadable_metrics_is_a_failed_run(tmp_path, content):
     assert run.status == "failed" and run.reason.startswith("metrics.json cannot be read: ")
     (line,) = [line for line in write_summary(tmp_path).splitlines() if line.startswith("- ")]
     assert line.startswith("- seed=2: failed, metrics.json cannot be read: ")
-    with open(tmp_path / SUMMARY_CSV, newline="") as file:
+    with (tmp_path / SUMMARY_CSV).open(newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "failed"]
 
 
@@ -88,7 +88,7 @@ def test_runs_of_other_formats_are_refused_by_their_number(tmp_path, number):
 def test_metrics_without_a_format_are_refused(tmp_path):
     run = make_run(tmp_path / "run")
     (run.path / METRICS).write_text("{}")
-    with pytest.raises(UsageError, match="metrics.json has no format number"):
+    with pytest.raises(UsageError, match=r"metrics\.json has no format number"):
         read_run(run.path)
 
 

@@ -1,11 +1,13 @@
 """The summary of a directory of runs: CSV, Markdown and pictures."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mnistcnn.config.load import FORMAT
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
@@ -27,7 +29,7 @@ PNG = b"\x89PNG"
 
 
 def csv_rows(path: Path) -> list[list[str]]:
-    with open(path / SUMMARY_CSV, newline="") as file:
+    with (path / SUMMARY_CSV).open(newline="") as file:
         return list(csv.reader(file))
 
 
@@ -92,8 +94,8 @@ def test_incomplete_runs_are_listed_with_their_reason_in_one_line(tmp_path):
     make_run(tmp_path / "b", "seed=1", "aug=full", status="failed", error=error)
     make_run(tmp_path / "c", "seed=2", status="interrupted")
     (tmp_path / "d").mkdir()
-    content = '{"format": 3, "status": "failed", "error": "no such file"}'
-    (tmp_path / "d" / METRICS).write_text(content)
+    content = {"format": FORMAT, "status": "failed", "error": "no such file"}
+    (tmp_path / "d" / METRICS).write_text(json.dumps(content))
     lines = write_summary(tmp_path).splitlines()
     assert "Not complete: 3 of 4 runs" in lines
     assert lines[-3:] == [

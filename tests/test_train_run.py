@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnistcnn import evaluate
 from mnistcnn.config.load import FORMAT, read_settings, to_settings
 from mnistcnn.config.schema import EvaluateSettings
 from mnistcnn.data.batches import evaluation_batches, to_float
@@ -122,7 +123,7 @@ def test_predictions_agree_with_the_metrics(finished_run):
 
 
 def test_the_confusion_matrix_is_the_same_in_both_files(finished_run):
-    with open(finished_run / CONFUSION_CSV) as file:
+    with (finished_run / CONFUSION_CSV).open() as file:
         header, *rows = csv.reader(file)
     assert header == ["true \\ predicted", *map(str, range(10))]
     assert [row[0] for row in rows] == list(map(str, range(10)))
@@ -190,6 +191,44 @@ def test_a_checkpoint_is_enough_to_rebuild_the_model(finished_run):
     mean, std = splits.pixel_statistics()
     assert checkpoint.model.mean.item() == pytest.approx(mean)
     assert checkpoint.model.std.item() == pytest.approx(std)
+
+
+# checkpoint.keep_last ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", ["null", "1"])
+def test_a_complete_run_may_remove_its_last_checkpoint(tmp_path, command, patience):
+    overrides = [*TINY, "epochs=3", f"early_stopping.patience={patience}"]
+    kept = train_run(settings(*overrides), tmp_path / "kept")
+    run_dir = tmp_path / "run"
+    metrics = train_run(settings(*overrides, "checkpoint.keep_last=false"), run_dir)
+    assert file_names(run_dir) == ALL_FILES - {LAST}
+    assert file_names(tmp_path / "kept") == ALL_FILES
+    for key in ("config_sha256", "status", "epochs", "train", "validation", "test"):
+        assert metrics[key] == kept[key]
+
+    evaluation = evaluate_run(evaluate_settings(run_dir, "tsne.samples=20"), tmp_path / "a")
+    assert evaluation["test"] == metrics["test"]
+    code, _, err = command(evaluate.main, f"ckpt={run_dir}/last.pt")
+    assert code == 2
+    assert err == f"mnistcnn: {run_dir}/last.pt cannot be read: No such file or directory\n"
+
+
+def test_a_failed_run_keeps_its_last_checkpoint(tmp_path):
+    overrides = [*TINY, "checkpoint.keep_last=false", "optimizer=sgd", "optimizer.lr=1e6"]
+    with pytest.raises(NonFiniteLoss):
+        train_run(settings(*overrides), tmp_path / "run")
+    assert (tmp_path / "run" / LAST).exists()
+
+
+def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_run_module, "write_artifacts", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(settings(*TINY, "checkpoint.keep_last=false"), tmp_path / "run")
+    assert (tmp_path / "run" / LAST).exists() and (tmp_path / "run" / BEST).exists()
 
 
 # Evaluation --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Training: steps and their metrics, epochs, early stopping, checkpoints, the time estimate."""
 
 import math
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -129,7 +129,7 @@ def test_steps_divide_the_same_batches_into_other_epochs(splits):
     )
     assert [len(batches) for batches in whole_passes] == [4, 4, 4]
     assert [len(batches) for batches in equal_parts] == [3, 3, 3]
-    for first, second in zip(sum(whole_passes, []), sum(equal_parts, []), strict=False):
+    for first, second in zip(chain(*whole_passes), chain(*equal_parts), strict=False):
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 

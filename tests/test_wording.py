@@ -10,9 +10,10 @@ from .conftest import ROOT
 # Identifiers, matched as whole words.
 IDENTIFIERS = """
     go_on fresh_network until_asked close_epoch LOOK_EVERY loss_of settle to_unit normalise_by
-    PATIENCE GRACE ELSEWHERE OF_THE_COMMAND take_hold _watched CheckFirst _Refused _tell _tell_of
-    _conclude _Impatience PlainError may_pass DamagedError eager under_way _do _todo HEAVY _began
-    _place _inlay _drawn _Training _plain fewest_seeds least_p override_errors rundir exit_at_once
+    PATIENCE GRACE ELSEWHERE OF_THE_COMMAND take_hold _watched CheckFirst _Refused _tell
+    _tell_of _conclude _Impatience PlainError may_pass DamagedError eager under_way _do _todo
+    HEAVY _began _place _inlay _drawn _Training _plain fewest_seeds least_p override_errors
+    rundir exit_at_once
 """.split()
 
 # Phrases, matched without regard to case and line breaks.

@@ -5,6 +5,7 @@ from mnistcnn.system import signals, startup
 
 
 def main() -> None:
+    """Run ``python -m mnistcnn.compare``."""
     signals.exit_immediately()
     arguments = parse_compare_arguments()
     with startup.fast_imports():  # torch takes seconds to import

@@ -8,12 +8,15 @@ from mnistcnn.system import signals, startup
 
 
 def main() -> None:
+    """Run ``scripts/reproduce``."""
     signals.exit_immediately()
-    arguments = parse_reproduce_arguments()
+    options = vars(parse_reproduce_arguments())
+    pages_only = options.pop("pages")
     with startup.fast_imports():  # torch takes seconds to import
         from mnistcnn.cli.app import run_cli
         from mnistcnn.experiments.reproduction import reproduce
-    run_cli(lambda: reproduce(**vars(arguments)))
+        from mnistcnn.experiments.results import write_pages
+    run_cli(write_pages if pages_only else lambda: reproduce(**options))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision import transforms
@@ -35,6 +36,7 @@ def build_network() -> nn.Sequential:
 
 
 def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of logits (N, 10) and labels (N,)."""
     return F.nll_loss(F.log_softmax(logits, dim=1), labels)
 
 
@@ -52,7 +54,7 @@ def write_raw_files(root: Path, tensors: dict[str, Tensor]) -> None:
         (folder / name).write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
 
 
-def augmentation() -> list[Callable]:
+def augmentation() -> list[Callable[[Image], Image]]:
     """Return the report's transforms of a PIL image, in its order."""
     return [
         transforms.GaussianBlur(15, (0.01, 0.2)),
@@ -61,7 +63,7 @@ def augmentation() -> list[Callable]:
     ]
 
 
-def training_images(root: Path, augmented: bool) -> Dataset:
+def training_images(root: Path, augmented: bool) -> Dataset[tuple[Tensor, int]]:
     """Return MNIST's training images, except a random validation set, as tensors (1, 28, 28)."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     transform = transforms.Compose([*(augmentation() if augmented else []), *to_tensor])
@@ -69,7 +71,10 @@ def training_images(root: Path, augmented: bool) -> Dataset:
     return train
 
 
-def build_loader(images: Dataset, workers: int, device: torch.device) -> DataLoader:
+def build_loader(
+    images: Dataset[tuple[Tensor, int]], workers: int, device: torch.device
+) -> DataLoader[tuple[Tensor, int]]:
+    """Load shuffled batches to the CPU, into pinned memory if ``device`` is CUDA."""
     return DataLoader(
         images,
         BATCH_SIZE,
@@ -85,7 +90,7 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def train(loader: DataLoader, device: torch.device) -> Iterator[int]:
+def train(loader: DataLoader[tuple[Tensor, int]], device: torch.device) -> Iterator[int]:
     """Train a new network without end; yield the size of each batch after its step."""
     model = build_network().to(device)
     optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
@@ -105,6 +110,7 @@ def train(loader: DataLoader, device: torch.device) -> Iterator[int]:
 
 
 def has_lightning() -> bool:
+    """Return whether Lightning, an optional dependency, is installed, without importing it."""
     return find_spec("lightning") is not None
 
 
@@ -119,18 +125,18 @@ def train_with_lightning(
     import lightning.pytorch as lightning
     from lightning.pytorch.callbacks import LambdaCallback
 
-    class Module(lightning.LightningModule):
-        def __init__(self):
+    class Module(lightning.LightningModule):  # type: ignore[misc]  # mypy does not read Lightning
+        def __init__(self) -> None:
             super().__init__()
             self.model = build_network()
 
-        def training_step(self, batch, index):
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
             images, labels = batch
             loss = loss_fn(self.model(images), labels)
             self.log("train_loss", loss)
             return loss
 
-        def configure_optimizers(self):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.Adadelta(self.parameters(), lr=LEARNING_RATE)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ from subprocess import DEVNULL, PIPE
 from mnistcnn.benchmark import baselines
 from mnistcnn.benchmark.context import Context, Section
 from mnistcnn.benchmark.throughput import LIGHTNING, MNISTCNN
-from mnistcnn.benchmark.timing import alternate, power_law_exponent, ratios, spread
+from mnistcnn.benchmark.timing import Spread, alternate, power_law_exponent, ratios, spread
 from mnistcnn.runs.directory import LAST, METRICS
 from mnistcnn.runs.history import read_history
 from mnistcnn.system.errors import MnistcnnError
@@ -72,7 +72,7 @@ def seconds_to_first_batch(context: Context) -> float:
         try:
             while not (run_dir / LAST).exists():
                 if process.poll() is not None:
-                    raise MnistcnnError(f"the run has no first batch: {process.stderr.read()}")
+                    raise MnistcnnError(f"the run has no first batch: {process.communicate()[1]}")
                 time.sleep(0.01)
             return (run_dir / LAST).stat().st_mtime - start
         finally:
@@ -85,6 +85,7 @@ def _train_arguments(context: Context, *overrides: str) -> list[str]:
 
 
 def start(context: Context) -> Section:
+    """Measure the seconds from the start of a command to its first batch."""
     section = Section(["", "seconds", f"as a multiple of {IMPORT_TORCH}"])
     measurements = {
         IMPORT_TORCH: partial(command_seconds, "-c", "import torch"),
@@ -105,8 +106,11 @@ def start(context: Context) -> Section:
 
 
 def artifacts(context: Context) -> Section:
+    """Measure the seconds of each phase of one default run, and its peak memory."""
     run = timed_run(context)
-    rows = [[f"`{name}`", f"{seconds:.3f}"] for name, seconds in run.phases.items()]
+    rows: list[list[str | Spread]] = [
+        [f"`{name}`", f"{seconds:.3f}"] for name, seconds in run.phases.items()
+    ]
     written = sum(run.phases[n] for n in set(run.phases) - {"total", "data", "fit", "checkpoints"})
     note = (
         f"One run. `fit` includes `checkpoints` and {run.epoch_seconds:.2f} s of epochs; test and "
@@ -117,6 +121,7 @@ def artifacts(context: Context) -> Section:
 
 
 def scaling(context: Context) -> Section:
+    """Measure time and memory for several numbers of images, epochs and runs and batch sizes."""
     section = Section(["", "measured", ""])
     fractions = (0.05, 0.1) if context.quick else (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
     _add_runs(section, context, "data.fraction", fractions)
@@ -164,5 +169,6 @@ def _add_sweep(section: Section, context: Context) -> None:
     }
     seconds = alternate(measurements, context.rounds)
     section.rows += [[name, "wall seconds", spread(values)] for name, values in seconds.items()]
-    ratio = ratios(*seconds.values(), 1 / 3)
+    sweep_seconds, run_seconds = seconds.values()
+    ratio = ratios(sweep_seconds, run_seconds, 1 / 3)
     section.rows.append(["sweep of 3 runs", "wall time relative to 3 times one run", ratio])

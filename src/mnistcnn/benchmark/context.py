@@ -16,7 +16,7 @@ from mnistcnn.config.load import to_settings
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.data.batches import steps_per_epoch, training_batches
 from mnistcnn.data.dataset import DatasetSplits, load_splits
-from mnistcnn.experiments.summary import markdown_table
+from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.system.devices import resolve_precision
 from mnistcnn.training.compiled_forward import compiled_forward
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
@@ -32,8 +32,10 @@ class Section:
     rows: list[list[str | Spread]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_markdown(self, title: str) -> str:
-        return "\n\n".join([f"## {title}", markdown_table(self.header, self.rows), *self.notes])
+    def to_markdown(self, title: str, heading: str = "##") -> str:
+        """Return the title, the table and the notes as Markdown."""
+        table = markdown_table(self.header, self.rows)
+        return "\n\n".join([f"{heading} {title}", table, *self.notes])
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Context:
         return root
 
     def new_dir(self) -> Path:
+        """Create an empty directory, which is removed at the end of the benchmark."""
         return Path(tempfile.mkdtemp(dir=self.temporary_dir))
 
     def settings(self, *overrides: str) -> TrainSettings:
@@ -78,6 +81,7 @@ class Context:
             return to_settings(TrainSettings, compose("train", [*self.overrides, *overrides]))
 
     def meter(self, warm_up: int = 10) -> RateMeter:
+        """Return a new meter for at least 3 seconds; with ``quick``, for 0.1 seconds."""
         if self.quick:
             return RateMeter(self.device, min_seconds=0.1, warm_up=1)
         return RateMeter(self.device, min_seconds=3.0, warm_up=warm_up)
@@ -93,6 +97,7 @@ class Context:
         return meter.rate
 
     def matrix_rate(self) -> float:
+        """Return the FLOP/s of the fastest matrix product."""
         return matrix_product_rate(self.device, (256,) if self.quick else ())
 
     def train(self, *overrides: str) -> Iterator[int]:

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.backends import cudnn
 from torchvision.transforms import Compose
 
 from mnistcnn.benchmark import baselines
 from mnistcnn.benchmark.context import Context, Section
 from mnistcnn.benchmark.timing import (
+    Spread,
     alternate,
     format_number,
     ratios,
@@ -30,11 +33,12 @@ LIGHTNING = "Lightning"
 
 
 def training(context: Context) -> Section:
-    section = Section(["aug", "", "images/s", f"{MNISTCNN} is faster by a factor of"])
+    """Measure the training of the default network, next to that of the baselines."""
+    section = Section(["aug", "", "images/s", f"rate of {MNISTCNN} / this rate"])
     images, labels = torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
     flop = training_flop_per_sample(baselines.build_network(), baselines.loss_fn, images, labels)
     for aug in ("none", "full"):
-        measurements = {
+        measurements: dict[str, Callable[[], float]] = {
             MNISTCNN: partial(context.rate, context.train(f"aug={aug}")),
             **_baselines(context, augmented=aug == "full"),
             "compute bound": lambda: context.matrix_rate() / flop,
@@ -65,7 +69,9 @@ def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], floa
     def measure_lightning(workers: int) -> float:
         meter = context.meter()
 
-        def on_train_batch_end(trainer, module, outputs, batch, index):
+        def on_train_batch_end(
+            trainer: Any, module: Any, outputs: Any, batch: list[Tensor], index: int
+        ) -> None:
             trainer.should_stop = meter.add(len(batch[1]))
 
         baselines.train_with_lightning(
@@ -73,7 +79,7 @@ def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], floa
         )
         return meter.rate
 
-    measurements = {}
+    measurements: dict[str, Callable[[], float]] = {}
     for workers in (0, torch.get_num_threads()):
         label = f"{workers} worker{'' if workers == 1 else 's'}"
         measurements[f"{PLAIN}, {label}"] = partial(measure_plain, workers)
@@ -83,6 +89,7 @@ def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], floa
 
 
 def networks(context: Context) -> Section:
+    """Measure the training of the large networks, as a percentage of the matrix product's rate."""
     section = Section(
         ["model", "MFLOP per image", "images/s", "GFLOP/s", "matrix product, GFLOP/s", "percent"],
         notes=["The percentage is that of the matrix product in the same round."],
@@ -95,7 +102,7 @@ def networks(context: Context) -> Section:
     return section
 
 
-def _network_row(context: Context, name: str) -> list:
+def _network_row(context: Context, name: str) -> list[str | Spread]:
     overrides = [f"model={name}", *(["batch_size=4"] if context.quick else [])]
     settings = context.settings(*overrides)
     few = context.splits.train[:2]
@@ -105,7 +112,7 @@ def _network_row(context: Context, name: str) -> list:
         to_float(few.pixels),
         few.labels,
     )
-    measurements = {
+    measurements: dict[str, Callable[[], float]] = {
         name: partial(context.rate, context.train(*overrides), warm_up=1),
         "matrix product": context.matrix_rate,
     }
@@ -116,6 +123,7 @@ def _network_row(context: Context, name: str) -> list:
 
 
 def augmentation(context: Context) -> Section:
+    """Measure the augmentation of images without training."""
     section = Section(["", "images/s", "`aug=full` is faster by a factor of"])
     overrides = ("aug=full", "aug=prose", "aug=rotate45_flip")
     work = {text: _augment_batches(context, context.settings(text)) for text in overrides}

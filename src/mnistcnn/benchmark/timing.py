@@ -4,9 +4,9 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from mnistcnn.system.devices import resolve_precision
 
 # sizes of the square matrices whose product is timed; the fastest one counts
 MATRIX_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192), "mps": (2048, 4096)}
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +56,12 @@ def format_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def alternate(measurements: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list]:
+def alternate(measurements: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Call all ``measurements`` in turn, ``rounds`` times; return the values of each by round.
 
     Other load on the machine and its temperature thus affect all of them equally.
     """
-    values: dict[str, list] = {name: [] for name in measurements}
+    values: dict[str, list[T]] = {name: [] for name in measurements}
     for number in range(1, rounds + 1):
         for name, measure in measurements.items():
             log.info("  round %d of %d: %s", number, rounds, name)
@@ -134,7 +136,8 @@ def training_flop_per_sample(
     model.train()
     with FlopCounterMode(display=False) as counter:
         loss_fn(model(images), labels).backward()
-    return counter.get_total_flops() / len(images)
+    flop: int = counter.get_total_flops()
+    return flop / len(images)
 
 
 def power_law_exponent(x: Sequence[float], y: Sequence[float]) -> float:

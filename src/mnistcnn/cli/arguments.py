@@ -1,4 +1,4 @@
-"""Parse the command lines of ``mnistcnn.compare`` and ``scripts/reproduce``.
+"""Parse the command lines of ``mnistcnn.compare`` and ``scripts/reproduce``, and ``--version``.
 
 This module imports the standard library only, so that errors and ``--help`` do not have to wait
 until torch is imported.
@@ -9,6 +9,28 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+
+from mnistcnn import __version__
+
+
+def handle_version_argument(arguments: Sequence[str] | None = None) -> None:
+    """Print the version and exit if ``--version`` is in ``arguments``, or in those of the process.
+
+    For the commands configured by Hydra, whose ``--version`` would print the version of Hydra.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_version_argument(parser)
+    parser.parse_known_args(arguments)
+
+
+def add_version_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--version``, which prints the version and exits."""
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"mnistcnn {__version__}",
+        help="print the version and exit",
+    )
 
 
 def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +64,7 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
         default=os.environ.get("MNISTCNN_DATA_DIR"),
         help="directory of the MNIST files, if they have moved since the training",
     )
+    add_version_argument(parser)
     return parser.parse_args(arguments)
 
 
@@ -51,7 +74,7 @@ def _default_out() -> Path:
 
 
 def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse ``arguments``, by default those of the process: out, scale, seeds, only, overrides."""
+    """Parse ``arguments``, by default those of the process."""
     parser = argparse.ArgumentParser(
         prog="scripts/reproduce",
         description="Run the report's experiments and show our results next to the report's.",
@@ -76,6 +99,17 @@ def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argpars
         default=Path("outputs/reproduction"),
         help="directory for the results (default: outputs/reproduction)",
     )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="store the results in outputs/results.json, and show them in the repository's pages",
+    )
+    parser.add_argument(
+        "--pages",
+        action="store_true",
+        help="run nothing: write the stored results to the repository's pages again",
+    )
+    add_version_argument(parser)
     parser.add_argument(
         "overrides", nargs="*", help="overrides for every command, e.g. hydra/launcher=joblib"
     )

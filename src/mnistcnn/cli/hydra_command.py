@@ -149,12 +149,14 @@ class ValidateCallback(Callback):
     """Checks the configuration of a run, or of all jobs of a sweep, before Hydra starts it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run. Raises ConfigRejected."""
         try:
             planning.check_run(config, kwargs["config_name"])
         except Exception as error:
             raise ConfigRejected(error) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the jobs of a sweep and plan the sweep. Raises ConfigRejected."""
         command = _current_command.get()
         try:
             command.multirun = planning.plan_multirun(config, kwargs["config_name"])

@@ -126,7 +126,7 @@ def _all_keys(config: Node | None, prefix: str = "") -> list[str]:
     if not isinstance(config, DictConfig):
         return []
     keys = []
-    for key in config:
+    for key in map(str, config):
         if f"{prefix}{key}" != "hydra":
             keys.append(f"{prefix}{key}")
             keys += _all_keys(config._get_node(key), f"{prefix}{key}.")

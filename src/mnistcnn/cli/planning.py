@@ -11,35 +11,56 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mnistcnn.config.load import flatten, to_settings, without_command_keys
+from mnistcnn.config.load import flatten, to_dict, to_settings, without_command_keys
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.runs.directory import create_run_dir, slugify
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.devices import resolve_device
-from mnistcnn.system.errors import UsageError
+from mnistcnn.system.errors import SettingError, UsageError
+from mnistcnn.system.resources import available_cores, available_memory
 from mnistcnn.training.resume import resumed_settings
 
-SCHEMAS = {"train": TrainSettings, "evaluate": EvaluateSettings}  # by the configuration's name
+# by the configuration's name
+SCHEMAS: dict[str, type[TrainSettings | EvaluateSettings]] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+}
 HASH_LENGTH = 10  # hexadecimal digits in a directory's name
+# bytes: two parallel runs of the default network, each with its processes, take 2.2 GB in total
+JOB_MEMORY = 1 << 30
+COMMAND_MEMORY = 1 << 29
 
 
-# Directory names: resolvers of conf/train.yaml ---------------------------------------------------
+# Resolvers of the configuration files ------------------------------------------------------------
 
 
 def _run_name(*, _root_: DictConfig) -> str:
     """Name the directory of a job after the settings that vary, and a hash of all its settings."""
-    settings = to_settings(SCHEMAS[_root_.hydra.job.config_name], _root_)
+    settings = to_settings(TrainSettings, _root_)
     slug = slugify(_root_.hydra.job.override_dirname) or "run"
     return f"{slug}-{config_sha256(settings)[:HASH_LENGTH]}"
 
 
 def _run_dir(resume: Any, new: str) -> str:
     """Return the directory of the run to resume, or else ``new``."""
-    return new if resume is None else os.path.expanduser(str(resume))
+    if resume is None:
+        return new
+    # Path.expanduser would raise RuntimeError for an unknown user
+    return os.path.expanduser(str(resume))  # noqa: PTH111
 
 
+def _parallel_jobs() -> int:
+    """Return the number of runs of the default network for which cores and memory suffice."""
+    jobs, memory = available_cores(), available_memory()
+    if memory is not None:
+        jobs = min(jobs, (memory - COMMAND_MEMORY) // JOB_MEMORY)
+    return max(1, jobs)
+
+
+OmegaConf.register_new_resolver("parallel_jobs", _parallel_jobs, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
@@ -98,7 +119,7 @@ def _explicit_settings(
 
 
 def _flat_settings(composed: DictConfig) -> dict[str, Any]:
-    return flatten(OmegaConf.to_container(without_command_keys(composed), resolve=True))
+    return flatten(to_dict(without_command_keys(composed)))
 
 
 # A sweep -----------------------------------------------------------------------------------------
@@ -122,28 +143,49 @@ def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
         total = len(settings)
     else:  # the sweeper chooses the settings of each job
         settings, total = [], sweeper.get("n_trials")
+    concurrent = _concurrent_jobs(launcher, sweeper, len(settings))
     sweep_dir = create_run_dir(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
     if config_name != "train" and find_runs(sweep_dir):
         raise UsageError(
             f"hydra.sweep.dir={sweep_dir} already holds runs: choose another directory"
         )
     _exclude_from_names(config, [o for o in overrides if not o.is_sweep_override()])
+    by_hash = {config_sha256(each): each for each in settings if config_name == "train"}
+    complete = {run.metrics.get("config_sha256") for run in find_runs(sweep_dir) if run.complete}
+    missing = [each for key, each in by_hash.items() if key not in complete]
+    log_disk_space(sweep_dir, missing, concurrent)
     return Multirun(
         sweep_dir,
-        config_hashes=[config_sha256(each) for each in settings if config_name == "train"],
+        config_hashes=list(by_hash),
         total=total,
-        threads=_threads_per_job(launcher, sweeper, len(settings)),
+        threads=_threads_per_job(launcher, concurrent),
     )
 
 
-def _threads_per_job(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int | None:
-    """Return a job's share of the cores for a launcher that starts several jobs without limits."""
-    if not launcher._target_.endswith(".LocalLauncher"):  # submitit's
+def _concurrent_jobs(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int:
+    """Return the number of jobs that run at the same time.
+
+    ``jobs`` is the number of all jobs, or 0 if it is not known. Raises SettingError.
+    """
+    if launcher._target_.endswith(".BasicLauncher"):
+        return 1
+    batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
+    name = "n_jobs" if "n_jobs" in launcher else "array_parallelism"  # joblib's, Slurm's
+    limit = launcher.get(name) or batch
+    if not isinstance(limit, int):
+        raise SettingError(f"hydra.launcher.{name}", limit, "a whole number")
+    if limit < 0:  # as in joblib: -1 is one job per core
+        limit += available_cores() + 1
+    return max(1, min(batch, limit))
+
+
+def _threads_per_job(launcher: DictConfig, concurrent: int) -> int | None:
+    """Return a job's share of the cores if ``concurrent`` jobs share this machine, else None."""
+    if not launcher._target_.endswith((".JoblibLauncher", ".LocalLauncher")):
         return None
     if "OMP_NUM_THREADS" in os.environ:
         return None
-    batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
-    return max(1, (os.cpu_count() or 1) // batch)
+    return max(1, available_cores() // concurrent)
 
 
 def _exclude_from_names(config: DictConfig, shared: list[Override]) -> None:

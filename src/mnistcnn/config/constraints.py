@@ -22,6 +22,7 @@ class Range:
     exclude_low: bool
 
     def allows(self, value: Any) -> bool:
+        """Return whether ``value`` is a number in this range."""
         if not isinstance(value, int | float):
             return False
         above_low = self.low < value if self.exclude_low else self.low <= value
@@ -42,6 +43,7 @@ class Choice:
     names: tuple[str, ...]
 
     def allows(self, value: str) -> bool:
+        """Return whether ``value`` is one of these names."""
         return value in self.names
 
     def __str__(self) -> str:

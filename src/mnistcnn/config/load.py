@@ -1,29 +1,35 @@
 """Convert a composed Hydra configuration to checked settings, and settings to YAML and back."""
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from mnistcnn.config.constraints import check
-from mnistcnn.config.schema import GROUP_SCHEMAS, TrainSettings
+from mnistcnn.config.schema import GROUP_SCHEMAS, EvaluateSettings, TrainSettings
 from mnistcnn.system.errors import SettingError, UsageError
+
+Settings = TypeVar("Settings", bound=TrainSettings | EvaluateSettings)
 
 # The version of config.yaml, metrics.json and checkpoints. Increment it if the format of any of
 # these files changes.
-FORMAT = 3
+FORMAT = 4
 COMMAND_KEYS = ("hydra", "resume")  # keys of the command's configuration that are not settings
 
 
-def to_settings(schema: type, composed: DictConfig) -> Any:
+def to_settings(schema: type[Settings], composed: DictConfig) -> Settings:
     """Convert a composed configuration to checked settings of the dataclass ``schema``.
 
     Raises SettingError if a value is not allowed, and OmegaConf's errors if a key is unknown or a
     value has the wrong type.
     """
     values = without_command_keys(composed)
-    settings: Any = OmegaConf.to_object(OmegaConf.merge(_structured(schema, values), values))
+    _check_booleans(schema, values)
+    merged = OmegaConf.merge(_structured(schema, values), values)
+    settings = cast(Settings, OmegaConf.to_object(merged))
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
         raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")
@@ -32,12 +38,18 @@ def to_settings(schema: type, composed: DictConfig) -> Any:
 
 def without_command_keys(composed: DictConfig) -> DictConfig:
     """Return a composed configuration without the keys of the command."""
-    return OmegaConf.masked_copy(composed, [key for key in composed if key not in COMMAND_KEYS])
+    keys = [key for key in map(str, composed) if key not in COMMAND_KEYS]
+    return OmegaConf.masked_copy(composed, keys)
+
+
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as nested dicts, lists and values, with interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def _structured(schema: type, composed: DictConfig) -> DictConfig:
     """Return the structured configuration of ``schema`` with the options chosen in ``composed``."""
-    structured = OmegaConf.structured(schema)
+    structured: DictConfig = OmegaConf.structured(schema)
     if schema is TrainSettings:
         for group, schemas in GROUP_SCHEMAS.items():
             name = OmegaConf.select(composed, f"{group}.name")
@@ -45,6 +57,25 @@ def _structured(schema: type, composed: DictConfig) -> DictConfig:
                 raise SettingError(f"{group}.name", name, "one of " + ", ".join(schemas))
             structured[group] = OmegaConf.structured(schemas[name])
     return structured
+
+
+def _check_booleans(schema: type, values: DictConfig) -> None:
+    """Check that booleans are true or false: OmegaConf would also accept ``yes``, ``on`` and 1.
+
+    Raises SettingError.
+    """
+    flat = flatten(to_dict(values))
+    for key in _boolean_keys(schema):
+        if not isinstance(flat.get(key, True), bool):  # OmegaConf reports a missing key
+            raise SettingError(key, flat[key], "true or false")
+
+
+def _boolean_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(schema):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from _boolean_keys(field.type, f"{prefix}{field.name}.")
+        elif field.type is bool:
+            yield prefix + field.name
 
 
 def to_yaml(settings: TrainSettings) -> str:
@@ -98,7 +129,7 @@ def _unreadable(source: Path, error: Exception) -> UsageError:
 
 def parse_yaml(text: str) -> dict[str, Any]:
     """Parse YAML to dicts, lists and values."""
-    return OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

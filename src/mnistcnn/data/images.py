@@ -27,4 +27,5 @@ class Images:
         return Images(self.pixels.index_select(0, indices), self.labels.index_select(0, indices))
 
     def to(self, device: torch.device) -> "Images":
+        """Return the images on ``device``."""
         return Images(self.pixels.to(device), self.labels.to(device))

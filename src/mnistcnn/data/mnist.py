@@ -31,15 +31,18 @@ class IdxFile:
 
     @property
     def header_bytes(self) -> int:
-        return 4 + 4 * len(self.shape)  # magic number, then one big-endian int32 per dimension
+        """Size of the magic number and of one big-endian int32 per dimension."""
+        return 4 + 4 * len(self.shape)
 
     @property
     def raw_bytes(self) -> int:
+        """Size of the decompressed file."""
         return self.header_bytes + math.prod(self.shape)
 
     @property
     def max_gz_bytes(self) -> int:
-        return 2 * self.raw_bytes  # gzip can make incompressible data slightly larger
+        """Limit for the size of an archive; gzip can make incompressible data slightly larger."""
+        return 2 * self.raw_bytes
 
 
 TRAIN_IMAGES = IdxFile(

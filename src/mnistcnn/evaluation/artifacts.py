@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,9 @@ ERROR_COUNT = 9  # images in misclassified.png
 VARIANT_COUNT = 6  # variants of each image in augmented.png
 
 
-def describe_run(model: Classifier, splits: DatasetSplits, settings: TrainSettings) -> dict:
+def describe_run(
+    model: Classifier, splits: DatasetSplits, settings: TrainSettings
+) -> dict[str, Any]:
     """Return the values of ``metrics.json`` that are known before the first epoch."""
     return {
         "seed": settings.seed,
@@ -52,9 +55,9 @@ def write_artifacts(
     model: Classifier,
     splits: DatasetSplits,
     settings: TrainSettings,
-    history: list[dict],
+    history: list[dict[str, float]],
     record: RunRecord,
-    trained_scores: dict | None = None,
+    trained_scores: dict[str, float] | None = None,
 ) -> None:
     """Score ``model`` on all splits and write all result files to ``record.run_dir``.
 
@@ -107,8 +110,8 @@ def _score_splits(
     model: Classifier,
     splits: DatasetSplits,
     precision: torch.dtype,
-    trained_scores: dict | None,
-) -> tuple[dict[str, dict], Predictions]:
+    trained_scores: dict[str, float] | None,
+) -> tuple[dict[str, dict[str, Any]], Predictions]:
     """Return the scores of all splits, and the predictions for the test set with features."""
 
     def score(images: Images, name: str) -> dict[str, float]:
@@ -123,7 +126,7 @@ def _score_splits(
     return {"train": train, "validation": validation, "test": detailed}, test
 
 
-def _log_scores(scores: dict[str, dict]) -> None:
+def _log_scores(scores: dict[str, dict[str, Any]]) -> None:
     accuracy, (low, high) = scores["test"]["accuracy"], scores["test"]["accuracy_ci95"]
     log.info(
         "test accuracy %.2f%% (95%% interval %.2f-%.2f%%), validation %.2f%%, training %.2f%%",
@@ -195,6 +198,7 @@ def _draw_neighbours(
     path: Path, pixels: np.ndarray, test: Predictions, settings: NeighbourSettings, seed: int
 ) -> None:
     generator = random_streams.numpy_generator(seed, Stream.NEIGHBOURS)
+    assert test.features is not None  # _score_splits keeps them
     targets = embedding.sample_indices(settings.targets, len(pixels), generator)
     indices, distances = embedding.nearest_neighbours(test.features, targets, settings.k)
     mosaic.neighbours(
@@ -228,6 +232,7 @@ def _draw_tsne(
     generator = random_streams.numpy_generator(seed, Stream.TSNE)
     indices = embedding.sample_indices(settings.samples, len(pixels), generator)
     if settings.of == "features":
+        assert test.features is not None  # _score_splits keeps them
         vectors = test.features[indices]
         name = f"{vectors.shape[1]} features"
     else:

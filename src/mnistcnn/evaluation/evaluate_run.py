@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
@@ -21,13 +22,14 @@ from mnistcnn.system.locks import lock_run_dir
 log = logging.getLogger(__name__)
 
 
-def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict:
+def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     """Evaluate ``settings.ckpt`` and write all results to ``run_dir``.
 
     Return the content of ``metrics.json``. The data is split as in training, so that scores are
     comparable.
     """
-    path = _resolve_checkpoint(Path(os.path.expanduser(settings.ckpt)))
+    # Path.expanduser would raise RuntimeError for an unknown user
+    path = _resolve_checkpoint(Path(os.path.expanduser(settings.ckpt)))  # noqa: PTH111
     checkpoint = load_checkpoint(path)
     model = checkpoint.model
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
@@ -61,7 +63,7 @@ def _resolve_checkpoint(path: Path) -> Path:
 
 def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -> TrainSettings:
     """Return the training settings with the overrides of the evaluation applied."""
-    changes: dict = {
+    changes: dict[str, Any] = {
         "device": settings.device,
         "tsne": settings.tsne,
         "neighbours": settings.neighbours,
@@ -73,7 +75,7 @@ def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -
     return dataclasses.replace(train_settings, **changes)
 
 
-def _read_training_history(path: Path, config: str) -> list[dict]:
+def _read_training_history(path: Path, config: str) -> list[dict[str, float]]:
     """Return the history of the run that wrote the checkpoint ``path``.
 
     The result is empty if the directory of ``path`` holds another run, or if its history cannot be

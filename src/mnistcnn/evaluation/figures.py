@@ -68,7 +68,8 @@ def rgb(colour: str) -> np.ndarray:
     """Convert a matplotlib colour to (3,) uint8."""
     from matplotlib.colors import to_rgb
 
-    return np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
+    levels: np.ndarray = np.rint(255 * np.array(to_rgb(colour)))
+    return levels.astype(np.uint8)
 
 
 def wrap_text(text: str, width: int = 40) -> str:
@@ -76,7 +77,7 @@ def wrap_text(text: str, width: int = 40) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=4, placeholder=" ..."))
 
 
-def curves(path: Path, history: list[dict], best_epoch: int) -> None:
+def curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:
     """Plot loss and accuracy over epochs from the rows of ``history.jsonl``."""
     figure = new_figure(10, 4.3)
     # margins fit the widest tick labels: -400000 for a loss, 99.1525% for an accuracy
@@ -99,7 +100,7 @@ def curves(path: Path, history: list[dict], best_epoch: int) -> None:
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.grid(alpha=0.3)
     figure.legend(*loss.get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False)
@@ -132,7 +133,7 @@ def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
         )
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation error")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.locator_params("x", integer=True, min_n_ticks=1)
     _format_error_axis(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save_png(render_figure(figure), path)
@@ -176,12 +177,12 @@ def _line_style(index: int) -> tuple[str, str]:
     return DIGIT_COLOURS[index % len(DIGIT_COLOURS)], style
 
 
-def _format_tick(value: float, _: int) -> str:
+def _format_tick(value: float, _: float) -> str:
     """Format a tick in percent."""
     return f"{100 * value:g}%"
 
 
-def _format_log_tick(value: float, position: int) -> str:
+def _format_log_tick(value: float, position: float) -> str:
     """Format a tick in percent if its first digit is 1, 2 or 5."""
     return _format_tick(value, position) if f"{value:e}"[0] in "125" else ""
 
@@ -250,10 +251,13 @@ def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) ->
     size = 6 if len(coordinates) <= 4000 else 2
     points = {digit: coordinates[labels == digit] for digit in np.unique(labels)}
     for digit in points:
-        axes.scatter(*points[digit].T, s=size, color=DIGIT_COLOURS[digit], linewidths=0)
+        x, y = points[digit].T
+        axes.scatter(x, y, s=size, color=DIGIT_COLOURS[digit], linewidths=0)
     for digit in points:  # after all points, which would otherwise cover the labels
+        x, y = _densest_point(points[digit])
         axes.text(
-            *_densest_point(points[digit]),
+            x,
+            y,
             str(digit),
             fontsize=17,
             weight="bold",
@@ -282,4 +286,5 @@ def _densest_point(points: np.ndarray) -> np.ndarray:
     """
     sample = points[:: max(1, len(points) // 500)]
     distances = np.linalg.norm(sample[:, None] - sample[None], axis=2)
-    return sample[(distances <= np.quantile(distances, 0.25)).sum(axis=1).argmax()]
+    neighbours = (distances <= np.quantile(distances, 0.25)).sum(axis=1)
+    return sample[neighbours.argmax()]

@@ -12,7 +12,7 @@ from mnistcnn.models.classifier import Classifier
 from mnistcnn.system import signals
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
     """Return the autocast context for ``precision``; float32 needs none."""
     if precision == torch.float32:
         return nullcontext()

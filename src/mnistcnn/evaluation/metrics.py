@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def score_from_accuracy(loss: float, accuracy: float, count: int) -> dict[str, f
     return {"loss": loss, "accuracy": correct / count, "error": (count - correct) / count}
 
 
-def detailed_score(predictions: Predictions) -> dict:
+def detailed_score(predictions: Predictions) -> dict[str, Any]:
     """Return the result of :func:`score` with additional test-set metrics.
 
     ``accuracy_ci95`` is the Wilson interval, ``per_class`` has precision, recall, F1 and support

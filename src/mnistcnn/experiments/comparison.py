@@ -118,7 +118,7 @@ def require_same_test_set(runs: Sequence[Run]) -> None:
     for other in runs[1:]:
         names = [run.metrics["data"]["name"] for run in (first, other)]
         labels = [load_predictions(run.path)[0] for run in (first, other)]
-        if names[0] != names[1] or not np.array_equal(*labels):
+        if names[0] != names[1] or not np.array_equal(labels[0], labels[1]):
             first_set, other_set = (
                 f"{run.path} was tested on {len(run_labels):,} images of {name}"
                 for run, run_labels, name in zip((first, other), labels, names, strict=True)
@@ -240,7 +240,7 @@ def _draw_disagreements(out: Path, pair: Pair, data_dir: str | None) -> str:
         np.mean([load_predictions(run.path)[1] for run in group.runs], axis=0)
         for group in (pair.a, pair.b)
     ]
-    indices = most_different(labels, *means, MAX_DISAGREEMENTS)
+    indices = most_different(labels, means[0], means[1], MAX_DISAGREEMENTS)
     mosaic.disagreements(
         out / DISAGREEMENTS,
         pixels[indices],

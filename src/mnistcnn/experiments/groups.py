@@ -22,8 +22,8 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
     and no other key of ``model``.
     """
     runs = [run for run in runs if run.settings]
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    keys = [key for key in keys if key not in NON_IDENTITY_KEYS]
+    all_keys = dict.fromkeys(key for run in runs for key in run.settings)
+    keys = [key for key in all_keys if key not in NON_IDENTITY_KEYS]
     varying_options = {key for key in keys if key.endswith(".name") and _differ(runs, key)}
     varying = []
     for key in keys:
@@ -92,10 +92,12 @@ class Group:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Settings of the first run by full name; only the seed of the others differs."""
         return self.runs[0].settings
 
     @property
     def seeds(self) -> list[int]:
+        """Seed of each run."""
         return [run.seed for run in self.runs]
 
     def values(self, split: str, name: str) -> np.ndarray:
@@ -103,6 +105,7 @@ class Group:
         return np.array([run.measure(split, name) for run in self.runs], dtype=np.float64)
 
     def mean(self, split: str, name: str) -> Mean:
+        """Return the mean over the runs. Raises ValueError if a run lacks the measure."""
         return statistics.mean_interval(self.values(split, name))
 
 
@@ -124,7 +127,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 def sort_runs(runs: Iterable[Run], keys: Sequence[str]) -> list[Run]:
     """Sort runs by the values of ``keys``: null first, then numbers, then text."""
 
-    def rank(value: Any) -> tuple:
+    def rank(value: Any) -> tuple[Any, ...]:
         if value is None:
             return (0,)
         return (1, value) if isinstance(value, int | float) else (2, str(value))

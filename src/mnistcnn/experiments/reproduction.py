@@ -1,24 +1,23 @@
 """Run the report's experiments and show our results next to the report's."""
 
-import base64
 import logging
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mnistcnn.config.load import parse_yaml
-from mnistcnn.experiments import comparison, statistics
-from mnistcnn.experiments.groups import Group, group_runs, matches
-from mnistcnn.experiments.summary import format_percent, markdown_table
-from mnistcnn.experiments.verdicts import verdicts
+from mnistcnn.experiments.documents import repository, to_html
+from mnistcnn.experiments.groups import Group, group_runs
+from mnistcnn.experiments.results import (
+    collect_result,
+    find_group,
+    load_plan,
+    result_blocks,
+    store_results,
+)
 from mnistcnn.runs.directory import create_run_dir
-from mnistcnn.runs.store import Run, find_runs
+from mnistcnn.runs.store import find_runs
 from mnistcnn.system import signals, subprocesses
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import MnistcnnError, UsageError
@@ -27,59 +26,53 @@ log = logging.getLogger(__name__)
 
 REPRODUCTION_MD = "reproduction.md"
 REPRODUCTION_HTML = "reproduction.html"
-NOT_RUN = "not run"
-
-STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
-    "img{max-width:100%}code{background:#f2f2f2}"
-)
-
-
-def _last_epoch(key: str) -> Callable[[Run], float]:
-    return lambda run: run.history[-1][key]
-
-
-# The measures of a table row: a function of a run, and whether the mean is shown in percent.
-MEASURES: dict[str, tuple[Callable[[Run], Any], bool]] = {
-    "training (running)": (_last_epoch("train_accuracy_running"), True),
-    "training": (lambda run: run.measure("train", "accuracy"), True),
-    "validation": (lambda run: run.measure("validation", "accuracy"), True),
-    "test": (lambda run: run.measure("test", "accuracy"), True),
-    "training error": (lambda run: run.measure("train", "error"), True),
-    "test error": (lambda run: run.measure("test", "error"), True),
-    "training loss (running)": (_last_epoch("train_loss_running"), False),
-    "epochs": (lambda run: len(run.history), False),
-    "parameters": (lambda run: run.metrics["model"]["parameters"], False),
-}
+TITLE = "The report, reproduced"
 
 
 def reproduce(
-    out: Path, scale: str, seeds: int | None, only: Sequence[str], overrides: Sequence[str]
+    out: Path,
+    scale: str,
+    seeds: int | None,
+    only: Sequence[str],
+    overrides: Sequence[str],
+    write: bool = False,
 ) -> None:
     """Run the experiments at ``scale``, and write tables and pictures to ``out``.
 
     ``only`` restricts the experiments if it is not empty. ``seeds`` replaces the number of seeds of
     every experiment. ``overrides`` are added to every command. Runs that are already complete are
-    not repeated. Raises MnistcnnError, after all experiments, if some are not complete.
+    not repeated. With ``write``, the results are also stored in the repository and shown in its
+    pages; only the device and the launcher can then be overridden.
+
+    Raises MnistcnnError, after all experiments, if some are not complete.
     """
-    plan = parse_yaml((files("mnistcnn.conf") / "reproduction.yaml").read_text())
+    plan = load_plan()
     names = [item["experiment"] for item in plan["items"]]
     if unknown := [name for name in only if name not in names]:
         raise UsageError(
             f"--only: unknown experiment {', '.join(unknown)}; available: {', '.join(names)}"
         )
+    if write:
+        _check_publishable(scale, overrides)
+    root = repository() if write else None
     out = create_run_dir(out, "--out")
+    sweeps: dict[str, tuple[Sequence[str], Path]] = {}  # complete ones, by experiment
     failed = 0
     try:
         for item in plan["items"]:
-            if not only or item["experiment"] in only:
+            name = item["experiment"]
+            if not only or name in only:
                 command = _command(item, plan["scales"][scale], scale, seeds, overrides)
-                sweep_dir = out / scale / item["experiment"]
                 log.info("\n# %s\npython %s", item["title"], " ".join(command))
-                failed += not _run_command([*command, f"hydra.sweep.dir='{sweep_dir}'"])
+                sweep_dir = out / scale / name
+                if _run_command([*command, f"hydra.sweep.dir='{sweep_dir}'"]):
+                    sweeps[name] = (command[3:], sweep_dir)
+                else:
+                    failed += 1
     finally:  # after an interrupt as well
         write_reproduction(out, scale, plan, seeds, overrides)
+    if root is not None and sweeps:
+        store_results(root, plan, sweeps)
     if failed:
         raise MnistcnnError(
             f"{failed} experiment{' is' if failed == 1 else 's are'} not complete; "
@@ -87,9 +80,22 @@ def reproduce(
         )
 
 
+def _check_publishable(scale: str, overrides: Sequence[str]) -> None:
+    """Check that the results are those of the plan. Raises UsageError if they are not."""
+    if scale == "quick":
+        raise UsageError("--write: the results of --scale quick mean nothing; use cpu or full")
+    allowed = ("device=", "hydra/launcher=", "hydra.launcher.")
+    for override in overrides:
+        if not override.startswith(allowed):
+            raise UsageError(
+                f"--write: {override} changes the results; only the device and the launcher can "
+                "be overridden"
+            )
+
+
 def _command(
-    item: dict,
-    scale_options: dict,
+    item: dict[str, Any],
+    scale_options: dict[str, Any],
     scale: str,
     seeds: int | None,
     overrides: Sequence[str] = (),
@@ -135,17 +141,23 @@ def _run_command(arguments: Sequence[str]) -> bool:
 
 
 def write_reproduction(
-    out: Path, scale: str, plan: dict, seeds: int | None, overrides: Sequence[str] = ()
+    out: Path,
+    scale: str,
+    plan: dict[str, Any],
+    seeds: int | None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Write ``reproduction.md`` and ``reproduction.html`` from the runs in ``out``.
 
     The HTML file contains its pictures.
     """
     blocks = [
-        "# The report, reproduced",
-        f"Scale `{scale}`: `scripts/reproduce --scale {scale}`. Accuracy and error in percent, "
-        "mean ± standard deviation over seeds (95% interval of the mean). The report's numbers "
-        "are from single runs.",
+        f"# {TITLE}",
+        (
+            f"Scale `{scale}`: `scripts/reproduce --scale {scale}`. Accuracy and error in percent, "
+            "mean ± standard deviation over seeds (95% interval of the mean). The report's numbers "
+            "are from single runs."
+        ),
     ]
     if scale == "quick":
         blocks.append("These runs are too small for conclusions: they only test the program.")
@@ -155,82 +167,26 @@ def write_reproduction(
         blocks += _section(out, out / scale / item["experiment"], item)
     text = "\n\n".join(blocks) + "\n"
     write_text(out / REPRODUCTION_MD, text)
-    write_text(out / REPRODUCTION_HTML, _html(text, out))
+    write_text(out / REPRODUCTION_HTML, to_html(text, TITLE, out))
     log.info("Results: %s and %s", out / REPRODUCTION_MD, out / REPRODUCTION_HTML)
 
 
-def _section(out: Path, sweep_dir: Path, item: dict) -> list[str]:
+def _section(out: Path, sweep_dir: Path, item: dict[str, Any]) -> list[str]:
     runs = find_runs(sweep_dir) if sweep_dir.is_dir() else []
     complete = [run for run in runs if run.complete]
-    groups = group_runs(complete)
-    rows = [
-        [
-            f"{row['of']}, {row['measure']}",
-            str(row.get("report", "")),
-            _our_value(groups, row) or _missing_reason(runs, row["of"]),
-        ]
-        for row in item["rows"]
-    ]
-    blocks = [markdown_table(["", "the report", "ours"], rows)]
-    if "baseline" in item and len(groups) > 1:
-        blocks += _verdicts(complete, item["baseline"])
-    if complete:
-        blocks.append(_environment(complete))
+    blocks = result_blocks(item, collect_result(item, runs), runs)
     for picture in item.get("pictures", []):
-        path = _picture_path(sweep_dir, groups, picture)
+        path = _picture_path(sweep_dir, group_runs(complete), picture)
         if path is not None:
             blocks += [f"{picture['title']}:", _embed(path, picture["title"], out)]
     return [*blocks, item["why"]] if complete else blocks
 
 
-def _find_group(groups: Sequence[Group], override: str) -> Group | None:
-    """Return the only group that matches ``override``; None if none or several match."""
-    matching = [group for group in groups if matches(group.settings, [override])]
-    return matching[0] if len(matching) == 1 else None
-
-
-def _our_value(groups: Sequence[Group], row: dict) -> str | None:
-    group = _find_group(groups, row["of"])
-    if group is None:
-        return None
-    measure, in_percent = MEASURES[row["measure"]]
-    mean = statistics.mean_interval([measure(run) for run in group.runs])
-    if in_percent:
-        return f"{format_percent(mean, with_interval=True)}, n = {mean.n}"
-    return f"{mean.mean:,.4g}" if row["measure"] != "parameters" else f"{mean.mean:,.0f}"
-
-
-def _missing_reason(runs: Sequence[Run], override: str) -> str:
-    """Return the reason why a row has no value: not run, failed, or several groups match."""
-    matching = [run for run in runs if matches(run.settings, [override])]
-    if any(run.complete for run in matching):
-        return "ambiguous: the directory holds runs of several commands"
-    return next((f"{run.status}: {run.reason}" for run in matching), NOT_RUN)
-
-
-def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
-    try:
-        return verdicts(comparison.compare_groups([runs], baseline))
-    except MnistcnnError as error:
-        return [f"Not compared: {error}"]
-
-
-def _environment(runs: Sequence[Run]) -> str:
-    """Return a line with the devices, torch versions and total time of the runs."""
-    devices = sorted({run.metrics["device"] for run in runs})
-    torch = sorted({run.metrics["versions"]["torch"] for run in runs})
-    minutes = np.sum([run.metrics["seconds"]["total"] for run in runs]) / 60
-    return (
-        f"Runs: {len(runs)}, on {', '.join(devices)} with torch {', '.join(torch)}, "
-        f"{minutes:.1f} minutes."
-    )
-
-
-def _picture_path(sweep_dir: Path, groups: Sequence[Group], picture: dict) -> Path | None:
+def _picture_path(sweep_dir: Path, groups: Sequence[Group], picture: dict[str, str]) -> Path | None:
     """Return the picture's file, of the sweep or of a group's first seed; None if missing."""
     folder = sweep_dir
     if "of" in picture:
-        group = _find_group(groups, picture["of"])
+        group = find_group(groups, picture["of"])
         if group is None:
             return None
         folder = group.runs[0].path
@@ -243,21 +199,3 @@ def _embed(path: Path, title: str, out: Path) -> str:
     if path.suffix == ".txt":
         return f"```text\n{path.read_text().rstrip()}\n```"
     return f"![{title}]({path.relative_to(out)})"
-
-
-def _html(text: str, out: Path) -> str:
-    """Convert Markdown to one HTML page with embedded pictures."""
-    import markdown
-
-    def data_url(match: re.Match) -> str:
-        content = base64.b64encode((out / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{content}"'
-
-    body = re.sub(
-        r'src="([^"]+)"', data_url, markdown.markdown(text, extensions=["tables", "fenced_code"])
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>The report, reproduced</title><style>{STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )

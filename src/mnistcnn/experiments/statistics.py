@@ -7,6 +7,7 @@ are B minus A.
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -79,7 +80,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     from scipy.stats import binomtest
 
     a, b = np.asarray(correct_a), np.asarray(correct_b)
-    if a.shape != b.shape or a.ndim != 1 or not a.size or (a.dtype, b.dtype) != (bool, bool):
+    if a.shape != b.shape or a.ndim != 1 or not a.size or not a.dtype == b.dtype == bool:
         raise ValueError("expected two non-empty boolean arrays of the same length")
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     discordant = only_a + only_b
@@ -144,7 +145,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Pai
     steps = np.rint((b - a) / step).astype(np.int64)
 
     # scipy before 1.15 has no other name for the argument ``random_state``
-    options = {"n_resamples": resamples, "random_state": np.random.default_rng(0)}
+    options: dict[str, Any] = {"n_resamples": resamples, "random_state": np.random.default_rng(0)}
     interval = bootstrap(
         (steps,), np.mean, confidence_level=CONFIDENCE, method="percentile", **options
     ).confidence_interval
@@ -181,11 +182,12 @@ def seeds_needed(differences: ArrayLike, power: float = 0.8, level: float = ALPH
     observed = mean_interval(_finite(differences, at_least=2))
     if observed.mean == 0:
         return None
+    assert observed.sd is not None  # there are at least two differences
     # The sd of equal differences is zero; with a thousandth of the mean, any n has the power.
     effect = observed.mean / max(observed.sd, abs(observed.mean) / 1000)
 
     def power_with(n: int) -> float:
-        return ncf.sf(f.isf(level, 1, n - 1), 1, n - 1, n * effect**2)
+        return float(ncf.sf(f.isf(level, 1, n - 1), 1, n - 1, n * effect**2))
 
     fewest, most = min_seeds(level=level), 10_000
     n = bisect_left(range(most + 1), power, lo=fewest, key=power_with)

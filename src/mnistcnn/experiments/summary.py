@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mnistcnn.evaluation import figures
+from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.experiments.groups import (
     Group,
     display_key,
@@ -90,7 +91,7 @@ def group_table(groups: Sequence[Group]) -> str:
             str(len(group.runs)),
             *(format_percent(group.mean(split, "accuracy")) for split in SPLITS),
             format_percent(group.mean("test", "error"), with_interval=True),
-            _format_epochs(np.mean([len(run.history) for run in group.runs])),
+            _format_epochs(float(np.mean([len(run.history) for run in group.runs]))),
             f"{np.mean([run.metrics['seconds']['total'] for run in group.runs]):.1f}",
         ]
         for group in groups
@@ -104,12 +105,6 @@ def _format_epochs(epochs: float) -> str:
     An evaluation outside its run's directory has no history.
     """
     return f"{epochs:g}" if epochs else ""
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from tabulate import tabulate  # imported only if a table is printed
-
-    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str], root: Path) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnistcnn.experiments import statistics
+from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.experiments.groups import Group
 from mnistcnn.experiments.statistics import ALPHA, Interval, McNemar, Paired
-from mnistcnn.experiments.summary import markdown_table
 
 NOT_SHOWN = "not shown"
 
@@ -34,8 +34,8 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
     if len(pairs) == 1:
         (pair,) = pairs
         return [f"**{pair.names[1]}** against **{pair.names[0]}**: {_sentences(pair)}"]
-    tested = [pair for pair in pairs if pair.result is not None]
-    adjusted = iter(statistics.holm([pair.result.p_value for pair in tested]))
+    tested = [pair.result for pair in pairs if pair.result is not None]
+    adjusted = iter(statistics.holm([result.p_value for result in tested]))
     p_values = [1.0 if pair.result is None else next(adjusted) for pair in pairs]
     header = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
     rows = [_row(pair, p_value) for pair, p_value in zip(pairs, p_values, strict=True)]
@@ -59,7 +59,7 @@ def _row(pair: Pair, p_value: float) -> list[str]:
     if result is None:
         return [pair.names[1], pair.names[0], "0", "", "", "", "no seed in common"]
     is_single = isinstance(result, McNemar)
-    difference = result.difference if is_single else result.mean
+    difference = result.difference if isinstance(result, McNemar) else result.mean
     verdict = _verdict(difference, result.ci95, p_value, is_single)
     if verdict == NOT_SHOWN and pair.seeds_needed is not None:
         verdict += f": about {max(pair.seeds_needed, result.n + 1)} seeds are needed"

@@ -41,9 +41,11 @@ class Classifier(nn.Module):
         return features, self.head(features)[:, :NUM_CLASSES]
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, 10)."""
         return self.features_and_logits(images)[1]
 
     def parameter_count(self) -> int:
+        """Return the number of elements of all parameters, without buffers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 

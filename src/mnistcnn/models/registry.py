@@ -1,6 +1,7 @@
 """Create a model from its settings, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from mnistcnn.config.constraints import check
 from mnistcnn.config.schema import GROUP_SCHEMAS, ModelSettings
@@ -25,7 +26,7 @@ def create_model(settings: ModelSettings) -> Classifier:
     return BUILDERS[settings.name](settings)
 
 
-def create_model_from_dict(values: dict) -> Classifier:
+def create_model_from_dict(values: dict[str, Any]) -> Classifier:
     """Create a model from ``dataclasses.asdict(settings)``.
 
     Raises SettingError if a value is not allowed.

@@ -36,6 +36,7 @@ def vgg16(settings: Vgg16Settings) -> Classifier:
     model = Classifier(nn.Sequential(*layers), nn.Linear(hidden, NUM_CLASSES))
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            assert module.bias is not None  # all layers above have one
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
     return model

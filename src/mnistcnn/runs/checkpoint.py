@@ -104,14 +104,14 @@ def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Each storage is one file in the zip.
     """
-    packed = dict.fromkeys(tensors)
+    packed: dict[str, Tensor] = {}
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
         group = {name: t.detach().cpu() for name, t in tensors.items() if t.dtype == dtype}
         storage = torch.cat([tensor.reshape(-1) for tensor in group.values()])
         parts = storage.split([tensor.numel() for tensor in group.values()])
         for (name, tensor), part in zip(group.items(), parts, strict=True):
             packed[name] = part.view(tensor.shape)
-    return packed
+    return {name: packed[name] for name in tensors}
 
 
 # Optimizer state ---------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _read_sealed(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a directory, a pipe, a device
             raise UsageError(f"{path} is not a file")
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - SEAL_LENGTH))
             seal = SEAL_PATTERN.fullmatch(file.read())
@@ -216,7 +216,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def _rebuild_model(settings: dict, weights: dict[str, Tensor]) -> Classifier:
+def _rebuild_model(settings: dict[str, Any], weights: dict[str, Tensor]) -> Classifier:
     """Build a model with these weights; no memory is allocated except for those in the file."""
     with torch.device("meta"):
         model = create_model_from_dict(settings)

@@ -12,26 +12,26 @@ from mnistcnn.system.errors import CorruptFileError, MnistcnnError
 TIMING_KEYS = ("seconds", "samples_per_second")  # wall-clock values, excluded from history_sha256
 
 
-def best_epoch(history: list[dict]) -> int:
+def best_epoch(history: list[dict[str, float]]) -> int:
     """Return the first epoch with the highest validation accuracy."""
-    return max(history, key=lambda row: row["val_accuracy"])["epoch"]
+    return int(max(history, key=lambda row: row["val_accuracy"])["epoch"])
 
 
-def append_history(run_dir: Path, row: dict) -> None:
+def append_history(run_dir: Path, row: dict[str, float]) -> None:
     """Append an epoch's row. Raises WriteError."""
     append_bytes(run_dir / HISTORY, _to_lines([row]))
 
 
-def write_history(run_dir: Path, rows: Iterable[dict]) -> None:
+def write_history(run_dir: Path, rows: Iterable[dict[str, float]]) -> None:
     """Replace the file by these rows. Raises WriteError."""
     write_bytes(run_dir / HISTORY, _to_lines(rows))
 
 
-def _to_lines(rows: Iterable[dict]) -> bytes:
+def _to_lines(rows: Iterable[dict[str, float]]) -> bytes:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
 
-def read_history(run_dir: Path) -> list[dict]:
+def read_history(run_dir: Path) -> list[dict[str, float]]:
     """Return the rows of the file; an empty list if it does not exist.
 
     An incomplete last line, left by a process that was killed while writing, is ignored. Raises
@@ -46,7 +46,7 @@ def read_history(run_dir: Path) -> list[dict]:
         raise MnistcnnError(f"{file} is corrupt ({error})") from error
 
 
-def read_verified_history(run_dir: Path, epochs: int, sha256: str) -> list[dict]:
+def read_verified_history(run_dir: Path, epochs: int, sha256: str) -> list[dict[str, float]]:
     """Return the first ``epochs`` rows, checked against their :func:`history_sha256`.
 
     Raises CorruptFileError if a row is missing or was changed.
@@ -66,7 +66,7 @@ def read_verified_history(run_dir: Path, epochs: int, sha256: str) -> list[dict]
     return history
 
 
-def history_sha256(history: Iterable[dict]) -> str:
+def history_sha256(history: Iterable[dict[str, float]]) -> str:
     """Return the SHA-256 (hex) of the rows without their timings, as stored in a checkpoint."""
     rows = [{key: row[key] for key in row if key not in TIMING_KEYS} for row in history]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -7,9 +7,16 @@ from dataclasses import asdict
 from mnistcnn.config.load import flatten
 from mnistcnn.config.schema import TrainSettings
 
-# Settings that may differ between equal runs: the device, compilation, the location of the data and
-# how often a checkpoint is saved.
-NON_IDENTITY_KEYS = ("device", "compile", "data.dir", "data.mirrors", "checkpoint.minutes")
+# Settings that may differ between equal runs: the device, compilation, the location of the data,
+# how often a checkpoint is saved and whether the last one is kept.
+NON_IDENTITY_KEYS = (
+    "device",
+    "compile",
+    "data.dir",
+    "data.mirrors",
+    "checkpoint.minutes",
+    "checkpoint.keep_last",
+)
 
 
 def config_sha256(settings: TrainSettings) -> str:

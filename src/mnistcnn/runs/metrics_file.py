@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.runs.directory import METRICS
@@ -23,7 +24,7 @@ class RunRecord:
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
         # the status that a killed process leaves behind
-        self.values: dict = {"format": FORMAT, "status": "interrupted"}
+        self.values: dict[str, Any] = {"format": FORMAT, "status": "interrupted"}
         self.previous = _read_metrics(run_dir)  # of earlier processes, if the run is resumed
         self.seconds: dict[str, float] = _dict_value(self.previous, "seconds")
         self.start = time.perf_counter() - self.seconds.pop("total", 0.0)
@@ -50,7 +51,9 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def record_run(run_dir: Path, log_name: str, identity: dict | None = None) -> Iterator[RunRecord]:
+def record_run(
+    run_dir: Path, log_name: str, identity: dict[str, Any] | None = None
+) -> Iterator[RunRecord]:
     """Write the log and ``metrics.json`` of a run inside the context, however it ends.
 
     ``identity`` has initial values. An exception is recorded (``status``, ``error``, and its
@@ -74,7 +77,7 @@ def record_run(run_dir: Path, log_name: str, identity: dict | None = None) -> It
         log.info("%.1f s. Results: %s", time.perf_counter() - record.start, run_dir)
 
 
-def record_failure(run_dir: Path, reason: str, identity: dict) -> None:
+def record_failure(run_dir: Path, reason: str, identity: dict[str, Any]) -> None:
     """Record in ``metrics.json`` why a run's process ended, unless the run itself recorded it.
 
     ``identity`` has values for a run that has written none.
@@ -91,7 +94,7 @@ def _outcome(error: BaseException) -> dict[str, str]:
     return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
-def _read_metrics(run_dir: Path) -> dict:
+def _read_metrics(run_dir: Path) -> dict[str, Any]:
     """Return the content of ``metrics.json``; empty if there is none or it cannot be read."""
     try:
         values = json.loads((run_dir / METRICS).read_text())
@@ -100,12 +103,12 @@ def _read_metrics(run_dir: Path) -> dict:
         return {}
 
 
-def _dict_value(values: dict, key: str) -> dict:
+def _dict_value(values: dict[str, Any], key: str) -> dict[str, Any]:
     value = values.get(key)
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _warn_of_changed_code(previous: dict, current: dict) -> None:
+def _warn_of_changed_code(previous: dict[str, Any], current: dict[str, Any]) -> None:
     """Warn if a run is resumed with different code, which may change its results."""
     old_versions, new_versions = _dict_value(previous, "versions"), current["versions"]
     changed = [

@@ -6,8 +6,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from mnistcnn import __version__
+
 PACKAGES = [
-    "mnistcnn",
     "torch",
     "torchvision",
     "hydra-core",
@@ -21,13 +22,15 @@ PACKAGES = [
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
-    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+    versions = {"python": sys.version.split()[0], "mnistcnn": __version__}
+    return versions | {name: version(name) for name in PACKAGES}
 
 
 def git_commit() -> str | None:
-    """Return the commit of this source, with ``-dirty`` appended if files were changed.
+    """Return the commit of this source, with ``-dirty`` appended if tracked source files differ.
 
-    Return None if the package is not in a repository that tracks it.
+    The repository's pages, which the measuring programs change, do not count. Return None if the
+    package is not in a repository that tracks it.
     """
     folder = Path(__file__).parent
 
@@ -42,7 +45,17 @@ def git_commit() -> str | None:
 
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    source = [":/src/*.py", ":/conf/*.yaml", ":/pyproject.toml"]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *source)
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def short_commit(commit: str | None) -> str:
+    """Shorten the result of :func:`git_commit` to seven digits, with ``-dirty`` if it has it."""
+    if commit is None:
+        return "unknown"
+    return commit[:7] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def peak_memory_bytes() -> int | None:

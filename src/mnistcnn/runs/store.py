@@ -27,10 +27,12 @@ class Run:
 
     @property
     def status(self) -> str:
+        """Status in ``metrics.json``; ``failed`` if there is none."""
         return self.metrics.get("status", "failed")
 
     @property
     def complete(self) -> bool:
+        """Whether the run has ended successfully and no required file or metric is missing."""
         return self.status in COMPLETE_STATUSES and not self.missing
 
     @cached_property
@@ -50,6 +52,7 @@ class Run:
 
     @property
     def seed(self) -> int:
+        """Seed of the run. Raises KeyError if the run failed without any settings."""
         return self.settings["seed"]
 
     @cached_property
@@ -70,7 +73,7 @@ class Run:
         return settings
 
     @cached_property
-    def history(self) -> list[dict]:
+    def history(self) -> list[dict[str, float]]:
         """One row per epoch; empty if the file is missing or corrupt."""
         try:
             return read_history(self.path)

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mnistcnn.system.errors import WriteError
 
@@ -19,17 +19,18 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     If anything fails, ``path`` keeps its previous content. Raises WriteError.
     """
     with _as_write_error(path):
-        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+        descriptor, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 _flush_to_disk(file)
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates private files
-            os.replace(temporary, path)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
+            temporary.replace(path)
             _flush_directory(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
 
 
@@ -38,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write indented JSON atomically. Raises WriteError, and ValueError for NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -48,7 +49,7 @@ def append_bytes(path: Path, content: bytes) -> None:
 
     Raises WriteError; the file may then end with a part of ``content``.
     """
-    with _as_write_error(path), open(path, "ab") as file:
+    with _as_write_error(path), path.open("ab") as file:
         file.write(content)
         _flush_to_disk(file)
 

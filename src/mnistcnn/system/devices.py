@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import os
 import platform
 
 import torch
 from torch import nn
 
 from mnistcnn.system.errors import SettingError
+from mnistcnn.system.resources import available_cores, available_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,8 +43,9 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def configure_process(device: torch.device) -> None:
     """Make computations on ``device`` repeatable, and small allocations fast.
 
-    Also reset the device's peak-memory counter.
+    Also limit the number of threads, and reset the device's peak-memory counter.
     """
+    limit_threads()
     keep_freed_memory()
     if device.type == "cuda":
         # cudnn.benchmark may choose another algorithm in each process
@@ -52,8 +55,19 @@ def configure_process(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def limit_threads() -> None:
+    """Make torch use no more threads than cores, unless OMP_NUM_THREADS is set.
+
+    By default torch counts the cores without the CPU quota of a container.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+
+
 def keep_freed_memory() -> None:
     """Make glibc's malloc keep freed blocks below 32 MiB, up to 1 GiB in total.
+
+    The total is at most a quarter of the available memory.
 
     By default it returns large blocks to the system and maps them again, page by page, for the
     next batch, which takes a tenth of the time of a small network's training step. Other C
@@ -62,16 +76,19 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     largest_block = 32 << 20  # bytes: the largest value that glibc accepts
+    total = 1 << 30  # bytes
+    if (memory := available_memory()) is not None:
+        total = min(total, memory // 4)
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, largest_block)  # M_MMAP_THRESHOLD
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-1, total)  # M_TRIM_THRESHOLD
 
 
 def place_model(model: nn.Module, device: torch.device) -> None:
     """Move a model to a device, in the memory format that is fastest there."""
     memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
-    model.to(device, memory_format=memory_format)
+    model.to(device).to(memory_format=memory_format)
 
 
 def describe_device(device: torch.device) -> str:

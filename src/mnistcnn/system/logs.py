@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 
-class _TerminalHandler(logging.StreamHandler):
+class _TerminalHandler(logging.StreamHandler[TextIO]):
     """Writes lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -33,7 +34,7 @@ def setup_logging() -> None:
     """Log to standard output. A closed or ASCII-only stream must not end a run."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  used until the exit
         with contextlib.suppress(AttributeError):  # a replaced stream may have no reconfigure()
             getattr(sys, name).reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False  # no tracebacks for a closed pipe or a full disk

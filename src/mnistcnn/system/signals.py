@@ -49,8 +49,7 @@ class _StopHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         first = self.received is None
-        if first:
-            self.received = number
+        self.received = self.received or number
         if not self.deferring and (first or number != signal.SIGINT):
             raise Stopped(self.received)
 
@@ -72,6 +71,7 @@ class SecondInterruptWatcher(threading.Thread):
         os.set_blocking(self.writer, False)
 
     def run(self) -> None:
+        """Read the numbers of the received signals without end."""
         while True:
             self.interrupts += os.read(self.reader, 1)[0] == signal.SIGINT
             if self.interrupts > 1:

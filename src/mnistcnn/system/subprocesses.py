@@ -38,7 +38,8 @@ def run_in_subprocess(
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # a joblib worker has its own start method, which does not exist in a child
         multiprocessing.set_start_method(START_METHOD, force=True)
-    process = context.Process(target=_child_main, args=(function, *arguments))
+    # typeshed does not declare Process for a context chosen at run time
+    process = context.Process(target=_child_main, args=(function, *arguments))  # type: ignore[attr-defined]
     process.start()
     try:
         process.join()
@@ -87,6 +88,7 @@ def _stop(process: Any, number: int) -> None:
 
 def _child_main(function: Callable[..., Any], *arguments: Any) -> None:
     parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
     signals.install_handlers()
 
     def end_with_parent() -> None:

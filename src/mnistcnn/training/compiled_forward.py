@@ -29,7 +29,7 @@ def compiled_forward(model: nn.Module, mode: str) -> Forward:
     if mode == "none":
         return model
     # the last batch of a pass has another size: compile one static graph for each size
-    compiled = torch.compile(model, mode=mode, dynamic=False)
+    compiled: Forward = torch.compile(model, mode=mode, dynamic=False)
     first_call = True
 
     def forward(images: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def build_optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> Optimizer:
     """Return torch's optimizer with these settings as arguments, in its fastest implementation."""
     arguments = asdict(settings)
-    optimizer_class = OPTIMIZERS[arguments.pop("name")]
+    optimizer_class: type = OPTIMIZERS[arguments.pop("name")]
     # fused: one kernel for the whole update; foreach: one per operation, over all parameters
     implementation = "fused" if optimizer_class in (Adam, AdamW, SGD) else "foreach"
     optimizer_class = without_dynamo_wrappers(optimizer_class)

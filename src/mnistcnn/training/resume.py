@@ -29,7 +29,7 @@ class ResumeState:
     """The checkpoint from which training is resumed, and the rows of the completed epochs."""
 
     checkpoint: Checkpoint
-    history: list[dict]
+    history: list[dict[str, float]]
 
 
 def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
@@ -90,6 +90,7 @@ def prepare_resume(run_dir: Path, settings: TrainSettings) -> ResumeState | None
         return None
     last = load_checkpoint(run_dir / LAST)
     _check_same_run(run_dir, last, settings)
+    assert last.training is not None  # just checked
     history = read_verified_history(run_dir, last.epoch, last.training["history_sha256"])
     best = _load_best(run_dir, last, history)
 
@@ -133,11 +134,14 @@ def _check_same_run(run_dir: Path, last: Checkpoint, settings: TrainSettings) ->
         raise SettingError("epochs", settings.epochs, allowed)
 
 
-def _load_best(run_dir: Path, last: Checkpoint, history: list[dict]) -> Checkpoint | None:
+def _load_best(
+    run_dir: Path, last: Checkpoint, history: list[dict[str, float]]
+) -> Checkpoint | None:
     """Return the content that ``best.pt`` must have; None before the end of the first epoch."""
     if not history:
         return None
     epoch = best_epoch(history)
+    assert last.training is not None  # checked by prepare_resume
     if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
         return last  # the process may have been killed before it wrote best.pt
     best = load_checkpoint(run_dir / BEST)

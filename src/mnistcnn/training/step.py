@@ -17,7 +17,7 @@ from mnistcnn.system.errors import MnistcnnError
 SYNC_EVERY = 100
 
 
-class NonFiniteLoss(MnistcnnError):
+class NonFiniteLoss(MnistcnnError):  # noqa: N818  metrics.json has the name
     """The loss of a batch is not a finite number; ``epoch`` and ``batch`` count from 1."""
 
     def __init__(self, epoch: int, batch: int, lr: float, loss: float):
@@ -59,6 +59,7 @@ class TrainMetrics:
         return state | {"seconds": self.elapsed()}
 
     def start_clock(self) -> None:
+        """Start the clock of :meth:`elapsed` at ``seconds``."""
         self._start = time.perf_counter() - self.seconds
 
     def elapsed(self) -> float:
@@ -67,10 +68,12 @@ class TrainMetrics:
 
     @property
     def loss(self) -> float:
+        """Mean loss in nats."""
         return self.loss_sum / self.samples
 
     @property
     def accuracy(self) -> float:
+        """Fraction of correct predictions, in [0, 1]."""
         return self.correct / self.samples
 
     def add(self, loss: Tensor, correct: Tensor, samples: int, lr: float) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from mnistcnn.config.load import to_yaml
 from mnistcnn.config.schema import TrainSettings
@@ -9,7 +10,9 @@ from mnistcnn.data.dataset import load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
 from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
+    BEST,
     CONFIG,
+    LAST,
     LOG,
     create_run_dir,
     refuse_existing_run,
@@ -21,6 +24,7 @@ from mnistcnn.runs.store import read_run
 from mnistcnn.system import signals
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.devices import configure_process, describe_device, resolve_device
+from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
 from mnistcnn.training.resume import ResumeState, prepare_resume
 from mnistcnn.training.trainer import Trainer, build_model
@@ -28,42 +32,55 @@ from mnistcnn.training.trainer import Trainer, build_model
 log = logging.getLogger(__name__)
 
 
-def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> dict:
+def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> dict[str, Any]:
     """Train and test a model in ``run_dir``; return the content of ``metrics.json``.
 
-    With ``resume``, complete the run in ``run_dir``; a complete run is not changed. After
-    an error ``metrics.json`` has the status ``failed`` or ``interrupted`` and the values known by
-    then, and the error is raised again.
+    With ``resume``, complete the run in ``run_dir``; a complete run is not changed, except that
+    ``last.pt`` is removed if it is not to be kept. After an error ``metrics.json`` has the status
+    ``failed`` or ``interrupted`` and the values known by then, and the error is raised again.
     """
     if not resume:
         run_dir = create_run_dir(run_dir, "hydra.run.dir")
     with lock_run_dir(run_dir):
         remove_unfinished_files(run_dir)
-        if not resume:
+        if resume:
+            metrics = _resume(settings, run_dir)
+        else:
             refuse_existing_run(run_dir, "hydra.run.dir")  # again, with the lock held
             write_text(run_dir / CONFIG, to_yaml(settings))
-            return _train_and_test(settings, run_dir, None)
-        existing = read_run(run_dir)
-        if (
-            existing is not None
-            and existing.complete
-            and existing.metrics.get("config_sha256") == config_sha256(settings)
-        ):
+            metrics = _train_and_test(settings, run_dir, None)
+        # after all other files: a process that is killed before this leaves a complete run
+        if not settings.checkpoint.keep_last and (run_dir / BEST).exists():
+            (run_dir / LAST).unlink(missing_ok=True)
+        return metrics
+
+
+def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
+    """Complete the run in ``run_dir``, with the lock held; return its ``metrics.json``."""
+    existing = read_run(run_dir)
+    if existing is not None and existing.complete:
+        sha256 = existing.metrics.get("config_sha256")  # an evaluation has none
+        if sha256 == config_sha256(settings):
             epochs = existing.metrics["epochs"]
             log.info(
                 "%s is already complete: %d epoch%s, test accuracy %.2f%%",
                 run_dir,
                 epochs,
                 "" if epochs == 1 else "s",
-                100 * existing.measure("test", "accuracy"),
+                100 * existing.metrics["test"]["accuracy"],
             )
             return existing.metrics
-        return _train_and_test(settings, run_dir, prepare_resume(run_dir, settings))
+        if sha256 is not None and not (run_dir / LAST).exists():  # only the epochs differ
+            raise UsageError(
+                f"{run_dir}: the number of epochs cannot be changed: {LAST} is missing "
+                "(checkpoint.keep_last=false removes it)"
+            )
+    return _train_and_test(settings, run_dir, prepare_resume(run_dir, settings))
 
 
 def _train_and_test(
     settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None
-) -> dict:
+) -> dict[str, Any]:
     identity = {"config_sha256": config_sha256(settings)}
     with record_run(run_dir, LOG, identity) as record:
         device = resolve_device(settings.device)

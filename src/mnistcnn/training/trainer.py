@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from mnistcnn.config.load import to_yaml
 from mnistcnn.config.schema import TrainSettings
@@ -39,7 +40,7 @@ class FitResult:
     """``status`` is ``finished`` or ``early_stopped``; ``history`` has one row per epoch."""
 
     status: str
-    history: list[dict]
+    history: list[dict[str, float]]
 
 
 def build_model(settings: TrainSettings, splits: DatasetSplits) -> Classifier:
@@ -77,7 +78,7 @@ class Trainer:
         self.scheduler = build_scheduler(
             settings.scheduler, self.optimizer, settings.epochs, self.steps_per_epoch
         )
-        self.history: list[dict] = []
+        self.history: list[dict[str, float]] = []
         self.metrics = TrainMetrics(epoch=1)
         self.config = to_yaml(settings)
         record.values["compile"] = resolve_compile_mode(settings.compile)
@@ -88,6 +89,7 @@ class Trainer:
 
     @property
     def steps_taken(self) -> int:
+        """Number of optimizer steps so far, including those before a resume."""
         return len(self.history) * self.steps_per_epoch + self.metrics.batches
 
     def fit(self) -> FitResult:
@@ -122,7 +124,7 @@ class Trainer:
 
     # One epoch -----------------------------------------------------------------------------------
 
-    def _run_epoch(self, progress: ProgressReporter) -> dict:
+    def _run_epoch(self, progress: ProgressReporter) -> dict[str, float]:
         """Train for an epoch, or the rest of it, and return its row of ``history.jsonl``."""
         metrics = self.metrics
         metrics.start_clock()
@@ -179,7 +181,7 @@ class Trainer:
                 raise NonFiniteLoss(self.metrics.epoch, self.steps_per_epoch, lr, loss)
         return scores
 
-    def _end_epoch(self, row: dict) -> None:
+    def _end_epoch(self, row: dict[str, float]) -> None:
         """Save a complete epoch.
 
         The order lets a run resume from a crash between any two files: ``last.pt`` has a hash of
@@ -215,6 +217,7 @@ class Trainer:
     def _restore(self, resume_state: ResumeState) -> None:
         checkpoint = resume_state.checkpoint
         state = checkpoint.training
+        assert state is not None  # checked by prepare_resume
         self.model.load_state_dict(checkpoint.model.state_dict())
         restore_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -225,7 +228,7 @@ class Trainer:
         if self.history:
             self._update_record()
 
-    def _write_checkpoint(self, name: str, training_state: dict | None = None) -> None:
+    def _write_checkpoint(self, name: str, training_state: dict[str, Any] | None = None) -> None:
         with self.record.phase("checkpoints"):
             save_checkpoint(
                 self.record.run_dir / name,
@@ -249,7 +252,7 @@ class Trainer:
         }
 
 
-def _log_epoch(row: dict, epochs: int, is_best: bool) -> None:
+def _log_epoch(row: dict[str, float], epochs: int, is_best: bool) -> None:
     log.info(
         "epoch %d/%d  lr %.3g  train %.2f%% (running %.2f%%, loss %.4f)  "
         "validation %.2f%% (loss %.4f)  %.1f s, %.0f images/s%s",

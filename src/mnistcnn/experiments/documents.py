@@ -1,0 +1,76 @@
+"""Write Markdown pages: blocks of the repository's pages, tables, and HTML with its pictures."""
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import mnistcnn
+from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.errors import UsageError
+
+STYLE = (
+    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
+    "img{max-width:100%}code{background:#f2f2f2}"
+)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown; cells are converted by ``str``."""
+    from tabulate import tabulate  # imported only if a table is printed
+
+    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+
+
+def to_html(text: str, title: str, folder: Path) -> str:
+    """Convert Markdown to one HTML page that contains its pictures.
+
+    The pictures' names are relative to ``folder``.
+    """
+    import markdown
+
+    def data_url(match: re.Match[str]) -> str:
+        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{content}"'
+
+    body = markdown.markdown(text, extensions=["tables", "fenced_code"])
+    body = re.sub(r'src="([^"]+)"', data_url, body)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title><style>{STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+# Pages of the repository, with blocks that the measuring programs write ------------------------
+
+
+def repository() -> Path:
+    """Return the root of the clone that this package is imported from.
+
+    Raises UsageError if it is not imported from a clone.
+    """
+    root = Path(mnistcnn.__file__).resolve().parents[2]
+    if not (root / "outputs" / "README.md").is_file():
+        raise UsageError("--write and --pages change pages of the repository: use them in a clone")
+    return root
+
+
+def read_block(page: Path, name: str) -> str:
+    """Return the text between the comments ``begin NAME`` and ``end NAME`` of a page."""
+    return _split_at_block(page, name)[1].strip("\n")
+
+
+def replace_block(page: Path, name: str, text: str) -> None:
+    """Replace the text between the comments ``begin NAME`` and ``end NAME`` of a page."""
+    before, _, after = _split_at_block(page, name)
+    write_text(page, f"{before}\n\n{text}\n\n{after}")
+
+
+def _split_at_block(page: Path, name: str) -> tuple[str, str, str]:
+    begin, end = rf"<!-- begin {name}\b[^>]*-->", rf"<!-- end {name} -->"
+    match = re.fullmatch(rf"(.*{begin})(.*)({end}.*)", page.read_text(), re.DOTALL)
+    if match is None:
+        raise UsageError(f"{page} has no block {name}")
+    return match[1], match[2], match[3]
