@@ -1,6 +1,5 @@
 """The disk space of a sweep: the estimate, and the line before the first job."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,9 +58,8 @@ def test_weights_are_not_allocated_and_each_network_is_built_once(monkeypatch):
 
     monkeypatch.setattr(disk_space, "checkpoint_sizes", count_calls)
     large = [settings("model=custom", "model.width=4", f"seed={seed}") for seed in range(20)]
-    start = time.perf_counter()
     assert sweep_size(large, concurrent=1) > 20 * 12e9  # 1.05 billion parameters, with Adam
-    assert time.perf_counter() - start < 5 and len(built) == 1
+    assert len(built) == 1
 
 
 def set_free_space(monkeypatch, free: float) -> None:

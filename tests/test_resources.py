@@ -172,12 +172,14 @@ def test_freed_memory_that_is_kept(monkeypatch, memory, expected):
         (2, {"OMP_NUM_THREADS": "1"}, None),
     ],
 )
-def test_threads_of_openblas(monkeypatch, cores, environment, expected):
+def test_threads_of_libraries(monkeypatch, cores, environment, expected):
     monkeypatch.setattr(os, "environ", dict(environment))
     monkeypatch.setattr(startup, "available_cores", lambda: cores)
     monkeypatch.setattr(startup, "allowed_cores", lambda: 8)
-    startup.limit_openblas_threads()
+    startup.limit_library_threads()
     assert os.environ.get("OPENBLAS_NUM_THREADS") == expected
+    if not environment:
+        assert os.environ.get("LOKY_MAX_CPU_COUNT") == expected
     assert os.environ.get("OMP_NUM_THREADS") == environment.get("OMP_NUM_THREADS")
 
 

@@ -212,7 +212,7 @@ def test_epochs_cannot_be_added_without_the_last_checkpoint(command, tmp_path):
 def test_the_last_checkpoint_of_a_complete_run_can_be_removed_later(run, command):
     before = read_files(run)
     code, out, err = command(train.main, f"resume={run}", "checkpoint.keep_last=false")
-    assert (code, err) == (0, "") and "is already complete" in out
+    assert (code, err) == (0, "") and "is already complete" in out and "removed last.pt" in out
     assert read_files(run) == {name: before[name] for name in before if name != LAST}
 
 
@@ -220,6 +220,13 @@ def test_the_only_checkpoint_of_a_run_is_not_removed(run, command):
     (run / BEST).unlink()
     assert command(train.main, f"resume={run}", "checkpoint.keep_last=false")[0] == 0
     assert (run / LAST).exists()
+
+
+def test_the_last_checkpoint_is_kept_if_the_best_is_corrupt(run, command):
+    (run / BEST).write_bytes(b"corrupt")
+    code, _, err = command(train.main, f"resume={run}", "checkpoint.keep_last=false")
+    assert code == 2 and err.startswith(f"mnistcnn: {run / BEST}")
+    assert (run / LAST).exists() and read_metrics(run)["status"] == "finished"
 
 
 def test_the_last_checkpoint_is_removed_after_a_crash_before_its_removal(command, tmp_path):

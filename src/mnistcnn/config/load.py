@@ -1,8 +1,6 @@
 """Convert a composed Hydra configuration to checked settings, and settings to YAML and back."""
 
-import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,7 +25,6 @@ def to_settings(schema: type[Settings], composed: DictConfig) -> Settings:
     value has the wrong type.
     """
     values = without_command_keys(composed)
-    _check_booleans(schema, values)
     merged = OmegaConf.merge(_structured(schema, values), values)
     settings = cast(Settings, OmegaConf.to_object(merged))
     check(settings)
@@ -57,25 +54,6 @@ def _structured(schema: type, composed: DictConfig) -> DictConfig:
                 raise SettingError(f"{group}.name", name, "one of " + ", ".join(schemas))
             structured[group] = OmegaConf.structured(schemas[name])
     return structured
-
-
-def _check_booleans(schema: type, values: DictConfig) -> None:
-    """Check that booleans are true or false: OmegaConf would also accept ``yes``, ``on`` and 1.
-
-    Raises SettingError.
-    """
-    flat = flatten(to_dict(values))
-    for key in _boolean_keys(schema):
-        if not isinstance(flat.get(key, True), bool):  # OmegaConf reports a missing key
-            raise SettingError(key, flat[key], "true or false")
-
-
-def _boolean_keys(schema: type, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(schema):
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            yield from _boolean_keys(field.type, f"{prefix}{field.name}.")
-        elif field.type is bool:
-            yield prefix + field.name
 
 
 def to_yaml(settings: TrainSettings) -> str:

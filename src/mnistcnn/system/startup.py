@@ -21,7 +21,7 @@ NO_GRADIENTS = "_use_grad_for_differentiable.<locals>._use_grad"
 
 @contextlib.contextmanager
 def fast_imports() -> Iterator[None]:
-    """Import inside the context without garbage collection and without surplus threads.
+    """Import inside the context without garbage collection, and limit the libraries' threads.
 
     Imports create hardly any garbage, and searching for it takes a tenth of their time. The
     imported objects are excluded from later collections as well.
@@ -30,7 +30,7 @@ def fast_imports() -> Iterator[None]:
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
-    limit_openblas_threads()
+    limit_library_threads()
     gc.disable()
     try:
         yield
@@ -39,14 +39,16 @@ def fast_imports() -> Iterator[None]:
         gc.enable()
 
 
-def limit_openblas_threads() -> None:
-    """Make OpenBLAS start no more threads than there are cores.
+def limit_library_threads() -> None:
+    """Make OpenBLAS and scikit-learn start no more threads than there are cores.
 
-    It starts them when numpy is imported, one for each core that the affinity allows: it does not
-    read the CPU quota of a container. Environment variables set by the user take precedence.
+    OpenBLAS starts its threads when numpy is imported, one for each core that the affinity allows:
+    it does not read the CPU quota of a container. scikit-learn counts cores with loky, which reads
+    the quota of the root cgroup only. Environment variables set by the user take precedence.
     """
     if available_cores() < allowed_cores() and "OMP_NUM_THREADS" not in os.environ:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(available_cores()))
+        for name in ("OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"):
+            os.environ.setdefault(name, str(available_cores()))
 
 
 @cache

@@ -50,9 +50,17 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
             write_text(run_dir / CONFIG, to_yaml(settings))
             metrics = _train_and_test(settings, run_dir, None)
         # after all other files: a process that is killed before this leaves a complete run
-        if not settings.checkpoint.keep_last and (run_dir / BEST).exists():
-            (run_dir / LAST).unlink(missing_ok=True)
+        if not settings.checkpoint.keep_last:
+            _remove_last_checkpoint(run_dir)
         return metrics
+
+
+def _remove_last_checkpoint(run_dir: Path) -> None:
+    """Remove ``last.pt`` of a complete run. Raises CorruptFileError if ``best.pt`` is corrupt."""
+    if (run_dir / LAST).exists() and (run_dir / BEST).exists():
+        load_checkpoint(run_dir / BEST)
+        (run_dir / LAST).unlink()
+        log.info("removed %s (checkpoint.keep_last=false)", LAST)
 
 
 def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
