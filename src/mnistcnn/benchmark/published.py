@@ -1,6 +1,7 @@
 """Store measurements in ``scripts/benchmark.json`` and show them in ``scripts/README.md``."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from mnistcnn.benchmark.timing import Spread
 from mnistcnn.experiments.documents import markdown_table, replace_block
 from mnistcnn.runs.provenance import short_commit
 from mnistcnn.system.atomic_files import write_json
+
+log = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
 STORE = Path("scripts", "benchmark.json")
@@ -33,6 +36,7 @@ def store(root: Path, results: dict[str, Any]) -> None:
 def write_page(root: Path) -> None:
     """Write the stored sections to ``scripts/README.md``."""
     replace_block(root / PAGE, "benchmark", to_markdown(json.loads((root / STORE).read_text())))
+    log.info("Results: %s", root / PAGE)
 
 
 def to_markdown(stored: dict[str, Any]) -> str:
