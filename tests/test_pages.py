@@ -28,7 +28,7 @@ def page_id(page: Path) -> str:
 
 
 def text_without_code(page: Path) -> str:
-    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 # Size, links, lists ------------------------------------------------------------------------------
