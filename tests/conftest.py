@@ -20,9 +20,11 @@ from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.system import signals
 from mnistcnn.training.train_run import train_run
 
-# A shell makes its background processes ignore SIGINT, and the processes that the tests start
-# and interrupt would inherit that.
+# A shell makes its background processes ignore SIGINT, and nohup SIGHUP. The processes that the
+# tests start and stop would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
