@@ -136,8 +136,7 @@ def training_flop_per_sample(
     model.train()
     with FlopCounterMode(display=False) as counter:
         loss_fn(model(images), labels).backward()
-    flop: int = counter.get_total_flops()
-    return flop / len(images)
+    return counter.get_total_flops() / len(images)
 
 
 def power_law_exponent(x: Sequence[float], y: Sequence[float]) -> float:

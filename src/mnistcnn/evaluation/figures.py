@@ -68,8 +68,7 @@ def rgb(colour: str) -> np.ndarray:
     """Convert a matplotlib colour to (3,) uint8."""
     from matplotlib.colors import to_rgb
 
-    levels: np.ndarray = np.rint(255 * np.array(to_rgb(colour)))
-    return levels.astype(np.uint8)
+    return np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
 
 
 def wrap_text(text: str, width: int = 40) -> str:
