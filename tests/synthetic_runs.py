@@ -8,6 +8,7 @@ from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.history import append_history
 from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import COMPLETE_STATUSES, Run, read_run
 
 from . import conftest
@@ -26,7 +27,8 @@ def make_run(
     """Create the directory of a run of two epochs with the files that a summary reads.
 
     ``accuracy`` is the test accuracy; that of validation is 0.01 and that of training 0.02 higher.
-    An incomplete run has no scores. ``metrics`` are further values of ``metrics.json``.
+    An incomplete run has no scores. Each call starts a later run. ``metrics`` are further values of
+    ``metrics.json``.
     """
     path.mkdir(parents=True)
     run_settings = settings(*overrides)
@@ -34,6 +36,7 @@ def make_run(
     content = {
         "format": FORMAT,
         "status": status,
+        "started_at": current_time(),
         "config_sha256": config_sha256(run_settings),
         "data": {"train": round(50_000 * run_settings.data.fraction)},
         "seconds": {"total": seconds},

@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnistcnn import evaluate, train
-from mnistcnn.cli import hydra_command
 from mnistcnn.config.load import FORMAT
 from mnistcnn.experiments import multirun
 from mnistcnn.runs import history
@@ -397,28 +395,6 @@ def test_a_full_disk_costs_no_results(run, monkeypatch):
 
 
 # The command line --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/a/b",
-        "/a b",
-        "/a=b,c",
-        "/it's",
-        "/back\\slash",
-        "/back\\'s",
-        "/end\\",
-        "/x~y",
-        "/é",
-        '/"q"',
-        "/[a]{b:c}",
-    ],
-)
-def test_paths_survive_quoting_as_override_values(path):
-    argument = f"resume={hydra_command._quote_override_value(path)}"
-    (override,) = OverridesParser.create().parse_overrides([argument])
-    assert override.value() == path
 
 
 @pytest.mark.parametrize("path", ["nowhere", ".", "/etc/passwd", "loop"])

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import re
-import shlex
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from mnistcnn.cli.app import report_interrupt, run_cli, wants_traceback
 from mnistcnn.experiments.multirun import Multirun, Task
 from mnistcnn.experiments.summary import write_summary
 from mnistcnn.runs.directory import CONFIG
+from mnistcnn.system.command_lines import format_command, override
 from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
 from mnistcnn.system.logs import setup_logging
 
@@ -97,8 +96,8 @@ class HydraCommand:
 
     def _print_resume_command(self, run_dir: Path) -> None:
         if self.config_name == "train" and (run_dir / CONFIG).is_file():
-            argument = shlex.quote(f"resume={_quote_override_value(str(run_dir))}")
-            print(f"to resume: python -m mnistcnn.train {argument}", file=sys.stderr)
+            command = format_command("mnistcnn.train", [override("resume", run_dir)])
+            print(f"to resume: {command}", file=sys.stderr)
 
     def _finish_multirun(self, multirun: Multirun) -> None:
         """Print the summary of a sweep, and how to complete it if it was interrupted."""
@@ -168,12 +167,3 @@ def _remove_if_empty(run_dir: Path) -> None:
     """Remove the directory that Hydra created if the task has written nothing to it."""
     with contextlib.suppress(OSError):
         run_dir.rmdir()
-
-
-def _quote_override_value(text: str) -> str:
-    """Quote a value for Hydra's override grammar if necessary."""
-    if re.fullmatch(r"[\w/.+@%-]+", text, re.ASCII):
-        return text
-    # a backslash is an escape only before a quote
-    quoted = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), text)
-    return f"'{quoted}'"

@@ -106,10 +106,10 @@ def curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None
     save_png(render_figure(figure), path)
 
 
-def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
+def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]], note: str = "") -> None:
     """Plot error over epochs by label: a thin line per run (epochs,), a thick line for the mean.
 
-    The mean covers the epochs of the shortest run.
+    The mean covers the epochs of the shortest run. ``note`` is written above the axes.
     """
     figure = new_figure(9, 5, layout="constrained")
     axes = figure.subplots()
@@ -132,6 +132,7 @@ def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]]) -> None:
         )
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation error")
+    axes.set_title(note, fontsize=9, loc="left")
     axes.locator_params("x", integer=True, min_n_ticks=1)
     _format_error_axis(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)

@@ -7,8 +7,16 @@ from dataclasses import asdict
 from mnistcnn.config.load import flatten
 from mnistcnn.config.schema import TrainSettings
 
+# What a run's pictures show.
+PICTURE_KEYS = (
+    "tsne.samples",
+    "tsne.of",
+    "tsne.perplexity",
+    "neighbours.targets",
+    "neighbours.k",
+)
 # Settings that may differ between equal runs: the device, compilation, the location of the data,
-# how often a checkpoint is saved and whether the last one is kept.
+# how often a checkpoint is saved and whether the last one is kept, and the pictures.
 NON_IDENTITY_KEYS = (
     "device",
     "compile",
@@ -16,6 +24,7 @@ NON_IDENTITY_KEYS = (
     "data.mirrors",
     "checkpoint.minutes",
     "checkpoint.keep_last",
+    *PICTURE_KEYS,
 )
 
 

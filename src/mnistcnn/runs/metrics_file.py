@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class RunRecord:
         # the status that a killed process leaves behind
         self.values: dict[str, Any] = {"format": FORMAT, "status": "interrupted"}
         self.previous = _read_metrics(run_dir)  # of earlier processes, if the run is resumed
+        self.values["started_at"] = self.previous.get("started_at") or current_time()
         self.seconds: dict[str, float] = _dict_value(self.previous, "seconds")
         self.start = time.perf_counter() - self.seconds.pop("total", 0.0)
         self.active_phases: dict[str, float] = {}  # start time by name
@@ -48,6 +50,11 @@ class RunRecord:
         seconds = self.seconds | {name: self._elapsed(name) for name in self.active_phases}
         seconds["total"] = time.perf_counter() - self.start
         write_json(self.run_dir / METRICS, self.values | {"seconds": seconds})
+
+
+def current_time() -> str:
+    """Return the time in UTC as text that sorts by time: ``2026-11-27T09:30:00.123456+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @contextlib.contextmanager
@@ -82,7 +89,11 @@ def record_failure(run_dir: Path, reason: str, identity: dict[str, Any]) -> None
 
     ``identity`` has values for a run that has written none.
     """
-    values = {"format": FORMAT, "status": "interrupted"} | _read_metrics(run_dir)
+    values = {
+        "format": FORMAT,
+        "status": "interrupted",
+        "started_at": current_time(),
+    } | _read_metrics(run_dir)
     if values["status"] == "interrupted" and "error" not in values:
         failure = {"status": "failed", "error": reason}
         write_json(run_dir / METRICS, identity | values | failure)

@@ -31,6 +31,11 @@ class Run:
         return self.metrics.get("status", "failed")
 
     @property
+    def started_at(self) -> str:
+        """Time at which the run was started first, in UTC, as text that sorts by time."""
+        return str(self.metrics.get("started_at", ""))
+
+    @property
     def complete(self) -> bool:
         """Whether the run has ended successfully and no required file or metric is missing."""
         return self.status in COMPLETE_STATUSES and not self.missing
