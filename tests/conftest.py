@@ -32,6 +32,9 @@ CONF = ROOT / "conf"
 # a run with these overrides takes a second or two
 TINY = ["data=mnist5k", "epochs=1", "data.fraction=0.2", "tsne.samples=60", "tsne.perplexity=10"]
 
+# the run of the fixture finished_run
+FOUR_EPOCHS = ["data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -63,7 +66,7 @@ def mnist_dir() -> str:
 def finished_run(tmp_path_factory) -> Path:
     """Return the directory of a run of the default network, four epochs on 5,000 images."""
     run_dir = tmp_path_factory.mktemp("run") / "four-epochs"
-    train_run(settings("data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"), run_dir)
+    train_run(settings(*FOUR_EPOCHS), run_dir)
     return run_dir
 
 

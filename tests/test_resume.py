@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnistcnn import evaluate, train
-from mnistcnn.config.load import FORMAT
+from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.experiments import multirun
 from mnistcnn.runs import history
 from mnistcnn.runs.checkpoint import load_checkpoint
@@ -20,9 +20,10 @@ from mnistcnn.runs.directory import (
     LOG,
     METRICS,
     PREDICTIONS,
+    RESULT_FILES,
     TSNE,
-    remove_result_files,
 )
+from mnistcnn.runs.history import read_history
 from mnistcnn.runs.store import SPLITS, find_runs
 from mnistcnn.system import atomic_files
 from mnistcnn.system.atomic_files import write_json
@@ -31,9 +32,7 @@ from mnistcnn.system.locks import LOCK_FILE
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
-from .conftest import TINY, same_weights, settings
-
-FOUR_EPOCHS = ["data=mnist5k", "epochs=4", "aug=full", "tsne.samples=200"]  # of finished_run
+from .conftest import FOUR_EPOCHS, TINY, same_weights, settings
 
 
 @pytest.fixture
@@ -57,7 +56,8 @@ def interrupted(run) -> Path:
     for split in SPLITS:
         del values[split]
     write_json(run / METRICS, values | {"status": "interrupted"})
-    remove_result_files(run)
+    for name in RESULT_FILES:
+        (run / name).unlink()
     return run
 
 
@@ -107,11 +107,8 @@ def test_resuming_a_complete_run_changes_nothing(run, command):
         ("optimizer.lr=0.5", "optimizer.lr is 1.0 and cannot be changed to 0.5"),
         ("batch_size=64", "batch_size is 128 and cannot be changed to 64"),
         ("data=mnist", "data.name is mnist5k and cannot be changed to mnist"),
-        # a default value, but named on the command line
-        ("tsne.samples=2000", "tsne.samples is 200 and cannot be changed to 2000"),
         ("steps=400", "steps is None and cannot be changed to 400"),
         ("select=last", "select is best and cannot be changed to last"),
-        ("experiment=smoke", "cannot be changed to"),
     ],
 )
 def test_a_setting_that_decides_results_cannot_change(run, command, override, message):
@@ -392,6 +389,48 @@ def test_a_full_disk_costs_no_results(run, monkeypatch):
     with pytest.raises(WriteError, match="disk full"):
         train_run(settings(*FOUR_EPOCHS, "epochs=6"), run, resume=True)
     assert read_files(run) == before | {LOCK_FILE: b""}
+
+
+# Runs without a checkpoint -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metrics", [None, {"format": FORMAT, "status": "failed", "error": "data"}])
+def test_config_yaml_has_the_settings_of_a_run_that_was_resumed_without_a_checkpoint(
+    tmp_path, command, metrics
+):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / CONFIG).write_text(to_yaml(settings(*TINY, "epochs=2")))
+    if metrics is not None:
+        write_json(run_dir / METRICS, metrics)
+    assert command(train.main, f"resume={run_dir}", "epochs=1")[0] == 0
+    assert "\nepochs: 1\n" in (run_dir / CONFIG).read_text()
+    complete = read_files(run_dir)
+    assert PREDICTIONS in complete
+    code, out, err = command(train.main, f"resume={run_dir}")
+    assert (code, err) == (0, "") and "is already complete: 1 epoch" in out
+    assert read_files(run_dir) == complete
+
+
+def test_predictions_and_pictures_remain_while_epochs_are_added(run, monkeypatch):
+    before = read_files(run)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_score", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(settings(*FOUR_EPOCHS, "epochs=5"), run, resume=True)
+    stopped = read_files(run)
+    assert "\nepochs: 5\n" in stopped[CONFIG].decode()
+    assert read_metrics(run)["status"] == "interrupted"
+    for name in RESULT_FILES:
+        assert stopped[name] == before[name], name
+    train_run(settings(*FOUR_EPOCHS, "epochs=5"), run, resume=True)
+    assert read_metrics(run)["status"] == "finished" and len(read_history(run)) == 5
+    assert (run / PREDICTIONS).read_bytes() != before[PREDICTIONS]
+    assert (run / CURVES).read_bytes() != before[CURVES]
 
 
 # The command line --------------------------------------------------------------------------------

@@ -2,17 +2,19 @@
 
 import csv
 import json
+import logging
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from mnistcnn import evaluate
+from mnistcnn import evaluate, train
 from mnistcnn.config.load import FORMAT, read_settings, to_settings
 from mnistcnn.config.schema import EvaluateSettings
 from mnistcnn.data.batches import evaluation_batches, to_float
 from mnistcnn.data.dataset import load_splits
+from mnistcnn.evaluation import evaluate_run as evaluate_run_module
 from mnistcnn.evaluation import figures, mosaic
 from mnistcnn.evaluation.evaluate_run import evaluate_run
 from mnistcnn.evaluation.inference import infer
@@ -31,14 +33,15 @@ from mnistcnn.runs.directory import (
     PREDICTIONS,
 )
 from mnistcnn.runs.history import read_history
-from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.runs.store import read_run
+from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import LOCK_FILE
 from mnistcnn.training import train_run as train_run_module
 from mnistcnn.training.step import NonFiniteLoss
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
-from .conftest import TINY, same_weights, settings
+from .conftest import FOUR_EPOCHS, TINY, same_weights, settings
 
 ALL_FILES = {
     "config.yaml",
@@ -372,31 +375,110 @@ def test_an_interrupted_run_records_its_status(tmp_path, monkeypatch):
     assert (metrics["epochs"], metrics["best_epoch"]) == (1, 1)  # known before the interrupt
 
 
-def test_a_failed_picture_keeps_the_scores_and_fails_the_run(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise OSError("no font")
+def fail_to_draw(*_, **__):
+    raise OSError("no font")
 
-    monkeypatch.setattr(mosaic, "neighbours", fail)
-    with pytest.raises(MnistcnnError, match=r"neighbours.png \(OSError: no font\)"):
+
+def test_a_run_without_a_picture_is_complete(tmp_path, command, monkeypatch):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(mosaic, "neighbours", fail_to_draw)
+        code, out, err = command(train.main, *TINY, f"hydra.run.dir={run_dir}")
+    assert (code, err) == (0, "")
+    assert "not written: neighbours.png (OSError: no font)\n" in out
+    assert f"to draw the missing pictures: python -m mnistcnn.train resume={run_dir}\n" in out
+    metrics = read_metrics(run_dir)
+    assert (metrics["status"], metrics["missing_pictures"]) == ("finished", ["neighbours.png"])
+    assert 0 < metrics["test"]["accuracy"] < 1
+    assert file_names(run_dir) == ALL_FILES - {"neighbours.png"}
+
+    before = {name: (run_dir / name).read_bytes() for name in ALL_FILES - {"neighbours.png"}}
+    assert command(train.main, f"resume={run_dir}")[0] == 0
+    assert read_metrics(run_dir)["missing_pictures"] == []
+    assert read_metrics(run_dir)["test"] == metrics["test"]
+    assert file_names(run_dir) == ALL_FILES
+    changed = {name for name, content in before.items() if (run_dir / name).read_bytes() != content}
+    assert changed == {LOG, METRICS}
+
+
+def test_a_run_that_is_stopped_while_it_draws_is_complete(tmp_path, monkeypatch):
+    metrics_while_drawing = {}
+
+    def stop(path, *_):
+        metrics_while_drawing.update(read_metrics(path.parent))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "confusion_matrix", stop)
+    with pytest.raises(KeyboardInterrupt):
         train_run(settings(*TINY), tmp_path / "run")
     metrics = read_metrics(tmp_path / "run")
-    assert metrics["status"] == "failed" and "neighbours.png" in metrics["error"]
-    assert 0 < metrics["test"]["accuracy"] < 1
-    assert file_names(tmp_path / "run") == ALL_FILES - {"neighbours.png"}
+    expected = {
+        "augmented.png",
+        "confusion_matrix.png",
+        "misclassified.png",
+        "model_summary.txt",
+        "neighbours.png",
+        "tsne.png",
+    }
+    assert metrics_while_drawing["test"] == metrics["test"]
+    for values in (metrics_while_drawing, metrics):
+        assert values["status"] == "finished" and expected <= set(values["missing_pictures"])
+    assert set(metrics["missing_pictures"]) == expected
+    assert read_run(tmp_path / "run").complete
 
 
-def test_scores_are_written_before_pictures_with_the_status_interrupted(tmp_path, monkeypatch):
-    early_metrics = {}
-    original = figures.confusion_matrix
+@pytest.mark.parametrize(
+    ("override", "picture"), [("tsne.samples=70", "tsne.png"), ("neighbours.k=3", "neighbours.png")]
+)
+def test_resume_draws_a_complete_run_with_other_picture_settings(
+    finished_run, tmp_path, command, override, picture
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    before = {name: (run_dir / name).read_bytes() for name in ALL_FILES}
+    for _ in range(2):  # the second time, nothing changes
+        code, out, err = command(train.main, f"resume={run_dir}", override)
+        assert (code, err) == (0, "") and "already complete" in out
+        files = {name: (run_dir / name).read_bytes() for name in ALL_FILES}
+        assert {n for n in files if files[n] != before[n]} == {LOG, METRICS, CONFIG, picture}
+    assert override.partition("=")[2] in (run_dir / CONFIG).read_text()
+    metrics = read_metrics(run_dir)
+    original = read_metrics(finished_run)
+    assert {k for k in original if metrics[k] != original[k]} == {"seconds"}
 
-    def read_then_draw(path, *arguments):
-        early_metrics.update(read_metrics(path.parent))
-        original(path, *arguments)
 
-    monkeypatch.setattr(figures, "confusion_matrix", read_then_draw)
-    train_run(settings(*TINY), tmp_path / "run")
-    assert early_metrics["status"] == "interrupted"
-    assert early_metrics["test"] == read_metrics(tmp_path / "run")["test"]
+def test_a_picture_that_cannot_be_drawn_again_remains(finished_run, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    monkeypatch.setattr(mosaic, "neighbours", fail_to_draw)
+    train_run(settings(*FOUR_EPOCHS, "neighbours.k=3"), run_dir, resume=True)
+    for name in ALL_FILES - {LOG, METRICS}:
+        assert (run_dir / name).read_bytes() == (finished_run / name).read_bytes(), name
+    assert read_metrics(run_dir)["missing_pictures"] == []
+
+
+def test_evaluate_says_that_a_run_is_not_complete(tmp_path, caplog, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_run_module, "write_artifacts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(settings(*TINY), tmp_path / "run")
+    monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
+    evaluate_run(evaluate_settings(tmp_path / "run", "tsne.samples=20"), tmp_path / "evaluation")
+    assert "the run is not complete (interrupted): stopped by Ctrl-C" in caplog.text
+    assert (tmp_path / "evaluation" / CURVES).exists()
+
+
+def test_an_evaluation_without_its_data_leaves_no_directory(tmp_path, finished_run, monkeypatch):
+    def fail(_):
+        raise UsageError("no data")
+
+    monkeypatch.setattr(evaluate_run_module, "load_images", fail)
+    with pytest.raises(UsageError, match="no data"):
+        evaluate_run(evaluate_settings(finished_run), tmp_path / "evaluation")
+    assert not (tmp_path / "evaluation").exists()
 
 
 def test_an_existing_run_is_not_overwritten(finished_run):

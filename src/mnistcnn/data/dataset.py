@@ -67,15 +67,23 @@ class DatasetSplits:
         return mean.item(), variance.sqrt().item()
 
 
+def load_images(settings: MnistSettings | Mnist5kSettings) -> tuple[Images, Images]:
+    """Return the images for training and validation, and those for testing, on the CPU.
+
+    They are kept in memory: loading the same dataset again takes no time. Raises UsageError if the
+    dataset cannot be read or downloaded, or if it is corrupt.
+    """
+    if isinstance(settings, MnistSettings):
+        return load_mnist(Path(settings.dir), tuple(settings.mirrors))
+    return load_mnist5k()
+
+
 def load_splits(settings: MnistSettings | Mnist5kSettings, seed: int) -> DatasetSplits:
     """Load a dataset and split it, on the CPU. The test images do not depend on the seed.
 
     Raises UsageError if the dataset cannot be read or downloaded, or if it is corrupt.
     """
-    if isinstance(settings, MnistSettings):
-        pool, test = load_mnist(Path(settings.dir), tuple(settings.mirrors))
-    else:
-        pool, test = load_mnist5k()
+    pool, test = load_images(settings)
     train_indices, validation_indices = stratified_split(
         pool.labels.numpy(), settings.validation, settings.fraction, seed
     )

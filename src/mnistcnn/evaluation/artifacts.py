@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from mnistcnn.models.layer_summary import layer_summary
 from mnistcnn.runs import directory, provenance
 from mnistcnn.runs.history import best_epoch
 from mnistcnn.runs.metrics_file import RunRecord
+from mnistcnn.runs.store import Run
 from mnistcnn.system import devices, random_streams, signals
 from mnistcnn.system.atomic_files import write_bytes, write_text
-from mnistcnn.system.errors import WriteError
 from mnistcnn.system.random_streams import Stream
 
 log = logging.getLogger(__name__)
@@ -57,42 +57,93 @@ def write_artifacts(
     settings: TrainSettings,
     history: list[dict[str, float]],
     record: RunRecord,
+    status: str,
     trained_scores: dict[str, float] | None = None,
 ) -> None:
     """Score ``model`` on all splits and write all result files to ``record.run_dir``.
 
-    ``trained_scores`` is the row of ``history`` of the model's epoch; its training and validation
-    scores are then not computed again. ``metrics.json`` and ``predictions.npz`` are written before
-    the other files. ``curves.png`` is omitted if ``history`` is empty.
+    ``predictions.npz`` and ``metrics.json`` are written first; the run then has ``status`` and is
+    complete. The pictures follow. Those that cannot be drawn, or were not drawn before the process
+    ended, are listed in ``missing_pictures`` of ``metrics.json``; ``curves.png`` is not expected if
+    ``history`` is empty.
 
-    Raises WriteError if other files could not be created, after trying all of them.
+    ``trained_scores`` is the row of ``history`` of the model's epoch; its training and validation
+    scores are then not computed again.
     """
     with record.phase("test"):
         precision = _resolve_precision(model, settings)
         scores, test = _score_splits(model, splits, precision, trained_scores)
-    record.values |= scores
+    writers = _picture_writers(
+        model, splits, settings, test, scores["test"]["confusion_matrix"], history
+    )
     _write_predictions(record.run_dir, test)
+    record.values |= scores
+    record.values |= {"status": status, "missing_pictures": list(writers)}
     record.write()
     _log_scores(scores)
 
-    writers = _artifact_writers(model, splits, settings, test, scores["test"]["confusion_matrix"])
-    if history:
-        best = best_epoch(history)
-        writers[directory.CURVES] = lambda path: figures.curves(path, history, best)
+    directory.remove_pictures(record.run_dir)  # of earlier weights, if epochs were added
+    _draw(writers, record)
+    record.values["peak_memory_bytes"] = _peak_memory_bytes(model.mean.device)
+
+
+def outdated_pictures(run: Run, stored: TrainSettings, requested: TrainSettings) -> list[str]:
+    """Return the pictures of a complete run that are missing or were drawn with other settings.
+
+    ``stored`` are the settings in ``config.yaml``, ``requested`` those for the pictures now.
+    """
+    expected = [name for name in directory.PICTURES if name != directory.CURVES or run.history]
+    changed = {
+        directory.TSNE: stored.tsne != requested.tsne,
+        directory.NEIGHBOURS: stored.neighbours != requested.neighbours,
+    }
+    listed = run.metrics.get("missing_pictures", [])
+    return [
+        name
+        for name in expected
+        if name in listed or changed.get(name) or not (run.path / name).is_file()
+    ]
+
+
+def redraw_pictures(
+    names: Sequence[str],
+    model: Classifier,
+    splits: DatasetSplits,
+    settings: TrainSettings,
+    history: list[dict[str, float]],
+    record: RunRecord,
+) -> bool:
+    """Draw the pictures ``names`` of a complete run and return whether all were drawn.
+
+    ``record`` has the values of the run's ``metrics.json``. A picture that cannot be drawn again
+    remains as it is.
+    """
+    precision = _resolve_precision(model, settings)
+    batches = evaluation_batches(splits.test)
+    test = inference.infer(model, batches, precision, with_features=True)
+    counts = record.values["test"]["confusion_matrix"]
+    writers = _picture_writers(model, splits, settings, test, counts, history)
+    return _draw({name: writers[name] for name in names}, record)
+
+
+def _draw(writers: dict[str, Callable[[Path], None]], record: RunRecord) -> bool:
+    """Write pictures, update ``missing_pictures``, and return whether all were written."""
+    log.info("drawing %d pictures and tables", len(writers))
     failures = []
     for name, write in writers.items():
         with record.phase(name):
             try:
                 write(record.run_dir / name)
-            except Exception as error:  # keep the scores and write the remaining files
+            except Exception as error:  # write the remaining files
                 log.debug("%s was not written", name, exc_info=True)
                 failures.append(f"{name} ({type(error).__name__}: {error})")
+        listed = record.values["missing_pictures"]
+        if (record.run_dir / name).is_file() and name in listed:
+            listed.remove(name)
         signals.raise_if_stopped()
     if failures:
-        raise WriteError(
-            f"all scores were written, but these files were not: {', '.join(failures)}"
-        )
-    record.values["peak_memory_bytes"] = _peak_memory_bytes(model.mean.device)
+        log.warning("the scores are complete, but not written: %s", ", ".join(failures))
+    return not failures
 
 
 def _resolve_precision(model: Classifier, settings: TrainSettings) -> torch.dtype:
@@ -150,18 +201,22 @@ def _write_predictions(run_dir: Path, test: Predictions) -> None:
     write_bytes(run_dir / directory.PREDICTIONS, content.getvalue())
 
 
-def _artifact_writers(
+def _picture_writers(
     model: Classifier,
     splits: DatasetSplits,
     settings: TrainSettings,
     test: Predictions,
     confusion: list[list[int]],
+    history: list[dict[str, float]],
 ) -> dict[str, Callable[[Path], None]]:
-    """Return, by file name, functions that write the file to a given path."""
+    """Return, by file name, functions that write the file to a given path; the slowest is last."""
     seed = settings.seed
     pixels = splits.test.pixels.cpu().numpy()
     counts = np.array(confusion)
-    return {
+    curves = {
+        directory.CURVES: lambda path: figures.curves(path, history, best_epoch(history)),
+    }
+    return (curves if history else {}) | {
         directory.CONFUSION_CSV: lambda path: _write_confusion_csv(path, counts),
         directory.CONFUSION_PNG: lambda path: figures.confusion_matrix(path, counts),
         directory.MISCLASSIFIED: lambda path: _draw_misclassified(path, pixels, test),

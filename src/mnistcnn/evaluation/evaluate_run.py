@@ -8,12 +8,14 @@ from typing import Any
 
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
-from mnistcnn.data.dataset import load_splits
+from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
-from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
+from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
 from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, create_run_dir
 from mnistcnn.runs.history import read_history
+from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.metrics_file import record_run
+from mnistcnn.runs.store import read_run
 from mnistcnn.system import devices
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import MnistcnnError, UsageError
@@ -33,6 +35,7 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     model = checkpoint.model
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
+    load_images(train_settings.data)  # without the data, no directory is created
 
     run_dir = create_run_dir(run_dir, "hydra.run.dir")
     with lock_run_dir(run_dir), record_run(run_dir, EVALUATE_LOG) as record:
@@ -45,9 +48,8 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
         devices.place_model(model, device)
         record.values |= describe_run(model, splits, train_settings)
         record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}
-        history = _read_training_history(path, checkpoint.config)
-        write_artifacts(model, splits, train_settings, history, record)
-        record.values["status"] = "finished"
+        history = _read_training_history(path, checkpoint)
+        write_artifacts(model, splits, train_settings, history, record, "finished")
     return record.values
 
 
@@ -75,16 +77,20 @@ def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -
     return dataclasses.replace(train_settings, **changes)
 
 
-def _read_training_history(path: Path, config: str) -> list[dict[str, float]]:
+def _read_training_history(path: Path, checkpoint: Checkpoint) -> list[dict[str, float]]:
     """Return the history of the run that wrote the checkpoint ``path``.
 
     The result is empty if the directory of ``path`` holds another run, or if its history cannot be
-    read.
+    read. If the run is not complete, a line says so.
     """
-    config_file = path.with_name(CONFIG)
     try:
-        same_run = config_file.is_file() and config_file.read_text() == config
-        return read_history(path.parent) if same_run else []
+        run = read_run(path.parent)
+        trained = config_sha256(read_settings(checkpoint.config, path))
+        if run is None or run.metrics.get("config_sha256") != trained:
+            return []
+        if not run.complete:
+            log.warning("the run is not complete (%s): %s", run.status, run.reason or path.parent)
+        return read_history(path.parent)
     except (OSError, ValueError, MnistcnnError) as error:  # only the curves need the history
         log.warning("%s is not drawn: %s", CURVES, error)
         return []

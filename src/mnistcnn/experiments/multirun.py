@@ -178,11 +178,9 @@ def _run_job(
 
 
 def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Action:
-    """Decide how to run a job, given the files in ``run_dir``, and restore them for a resume.
+    """Decide how to run a job, given the files in ``run_dir``; call it with the lock held.
 
-    Call it with the lock held.
-
-    Raises the UsageErrors of :func:`resume.prepare_resume`, except for corrupt files: the run is
+    Raises the UsageErrors of :func:`resume.load_resume_state`, except for corrupt files: the run is
     then restarted.
     """
     run = store.read_run(run_dir)
@@ -193,7 +191,7 @@ def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Act
         return _Action.SKIP
     if (run_dir / LAST).exists():
         try:
-            resume.prepare_resume(run_dir, settings)
+            resume.load_resume_state(run_dir, settings)
             return _Action.RESUME
         except CorruptFileError as error:
             log.warning("%s\nRestarting from scratch: %s", error, run_dir.name)

@@ -24,9 +24,8 @@ NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
 MODEL_SUMMARY = "model_summary.txt"
 
-# Written after the last epoch.
-RESULT_FILES = [
-    PREDICTIONS,
+# Written after the scores; a run without some of them is complete.
+PICTURES = [
     CURVES,
     CONFUSION_PNG,
     CONFUSION_CSV,
@@ -36,6 +35,8 @@ RESULT_FILES = [
     AUGMENTED,
     MODEL_SUMMARY,
 ]
+# Written after the last epoch.
+RESULT_FILES = [PREDICTIONS, *PICTURES]
 # Written earlier. CONFIG and METRICS identify the run and are therefore removed last.
 TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
 
@@ -76,14 +77,13 @@ def refuse_existing_run(path: Path, key: str) -> None:
 
 def remove_run_files(run_dir: Path) -> None:
     """Remove all files of a failed run except its log, which the next attempt continues."""
-    remove_result_files(run_dir)
-    for name in TRAINING_FILES:
+    for name in (*RESULT_FILES, *TRAINING_FILES):
         (run_dir / name).unlink(missing_ok=True)
 
 
-def remove_result_files(run_dir: Path) -> None:
-    """Remove the files written after the last epoch."""
-    for name in RESULT_FILES:
+def remove_pictures(run_dir: Path) -> None:
+    """Remove the pictures of earlier weights."""
+    for name in PICTURES:
         (run_dir / name).unlink(missing_ok=True)
 
 

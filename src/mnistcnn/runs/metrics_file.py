@@ -18,6 +18,8 @@ from mnistcnn.system.logs import log_to_file
 
 log = logging.getLogger(__name__)
 
+COMPLETE_STATUSES = ("finished", "early_stopped")
+
 
 class RunRecord:
     """The future content of ``metrics.json``: ``values`` collected so far, seconds by phase."""
@@ -64,7 +66,7 @@ def record_run(
     """Write the log and ``metrics.json`` of a run inside the context, however it ends.
 
     ``identity`` has initial values. An exception is recorded (``status``, ``error``, and its
-    traceback in the log file) and raised again.
+    traceback in the log file) and raised again; a run whose status is complete remains complete.
     """
     record = RunRecord(run_dir)
     record.values |= identity or {}
@@ -75,13 +77,27 @@ def record_run(
         try:
             yield record
         except BaseException as error:
-            record.values |= _outcome(error)
+            outcome = _outcome(error)
+            if record.values["status"] not in COMPLETE_STATUSES:
+                record.values |= outcome
             with contextlib.suppress(WriteError):  # report the first error
                 record.write()
-            log.debug("%s", record.values["error"], exc_info=record.values["status"] == "failed")
+            log.debug("%s", outcome["error"], exc_info=outcome["status"] == "failed")
             raise
         record.write()
         log.info("%.1f s. Results: %s", time.perf_counter() - record.start, run_dir)
+
+
+@contextlib.contextmanager
+def update_record(run_dir: Path, log_name: str) -> Iterator[RunRecord]:
+    """Write the log and ``metrics.json`` of a complete run to which something is added inside."""
+    record = RunRecord(run_dir)
+    record.values |= {key: value for key, value in record.previous.items() if key != "seconds"}
+    with log_to_file(run_dir / log_name):
+        try:
+            yield record
+        finally:
+            record.write()
 
 
 def record_failure(run_dir: Path, reason: str, identity: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 from mnistcnn.config.load import check_format, flatten, parse_config
 from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.history import read_history
+from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
 from mnistcnn.system.errors import MnistcnnError, UsageError
 
 log = logging.getLogger(__name__)
 
-COMPLETE_STATUSES = ("finished", "early_stopped")
 SPLITS = ("train", "validation", "test")
 
 

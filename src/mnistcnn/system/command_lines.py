@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def format_command(module: str, arguments: Sequence[str]) -> str:
-    """Return ``python -m MODULE ARGUMENTS`` with each argument quoted for the shell if necessary."""
+    """Return ``python -m MODULE ARGUMENTS``, with arguments quoted for the shell if necessary."""
     return shlex.join(["python", "-m", module, *arguments])
 
 

@@ -16,20 +16,22 @@ from mnistcnn.runs.directory import (
     HISTORY,
     LAST,
     RESULT_FILES,
-    remove_result_files,
 )
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
-from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
 
 
 @dataclass(frozen=True)
 class ResumeState:
-    """The checkpoint from which training is resumed, and the rows of the completed epochs."""
+    """The checkpoint from which training is resumed, and the rows of the completed epochs.
+
+    ``best`` is the content that ``best.pt`` must have, or None before the end of the first epoch.
+    """
 
     checkpoint: Checkpoint
     history: list[dict[str, float]]
+    best: Checkpoint | None
 
 
 def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
@@ -79,11 +81,11 @@ def _refuse_changes(
         )
 
 
-def prepare_resume(run_dir: Path, settings: TrainSettings) -> ResumeState | None:
-    """Restore the files of ``run_dir`` to the state of ``last.pt``, and return this state.
+def load_resume_state(run_dir: Path, settings: TrainSettings) -> ResumeState | None:
+    """Return the state in which the training in ``run_dir`` was saved; None if nothing was trained.
 
-    Return None if nothing was trained. Raises UsageError, before anything is changed, if a required
-    file belongs to another run, and CorruptFileError if it is corrupt or missing.
+    Changes nothing. Raises UsageError if a required file belongs to another run, and
+    CorruptFileError if it is corrupt or missing.
     """
     if not (run_dir / LAST).exists():
         _require_untrained(run_dir)
@@ -92,17 +94,15 @@ def prepare_resume(run_dir: Path, settings: TrainSettings) -> ResumeState | None
     _check_same_run(run_dir, last, settings)
     assert last.training is not None  # just checked
     history = read_verified_history(run_dir, last.epoch, last.training["history_sha256"])
-    best = _load_best(run_dir, last, history)
+    return ResumeState(last, history, _load_best(run_dir, last, history))
 
-    config = to_yaml(settings)
-    write_history(run_dir, history)
-    # write only if changed: comparisons sort runs by the file's modification time
-    if _read_config(run_dir) != config:
-        write_text(run_dir / CONFIG, config)
-    if best is not None and (best is last or best.config != config):
+
+def restore_files(run_dir: Path, settings: TrainSettings, state: ResumeState) -> None:
+    """Set ``history.jsonl`` and ``best.pt`` to the state of ``last.pt``. Raises WriteError."""
+    best, config = state.best, to_yaml(settings)
+    write_history(run_dir, state.history)
+    if best is not None and (best is state.checkpoint or best.config != config):
         save_checkpoint(run_dir / BEST, best.model, settings.model, config, best.epoch, best.step)
-    remove_result_files(run_dir)  # last: the writes above fail if the disk is full
-    return ResumeState(last, history)
 
 
 def _require_untrained(run_dir: Path) -> None:
@@ -141,7 +141,7 @@ def _load_best(
     if not history:
         return None
     epoch = best_epoch(history)
-    assert last.training is not None  # checked by prepare_resume
+    assert last.training is not None  # checked by load_resume_state
     if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
         return last  # the process may have been killed before it wrote best.pt
     best = load_checkpoint(run_dir / BEST)

@@ -1,13 +1,19 @@
 """Train a model, test it once, and write all files of the run to a directory."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnistcnn.config.load import to_yaml
+from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.data.dataset import load_splits
-from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
+from mnistcnn.evaluation.artifacts import (
+    describe_run,
+    outdated_pictures,
+    redraw_pictures,
+    write_artifacts,
+)
 from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
@@ -19,14 +25,19 @@ from mnistcnn.runs.directory import (
     remove_unfinished_files,
 )
 from mnistcnn.runs.identity import config_sha256
-from mnistcnn.runs.metrics_file import record_run
-from mnistcnn.runs.store import read_run
-from mnistcnn.system import signals
+from mnistcnn.runs.metrics_file import record_run, update_record
+from mnistcnn.runs.store import Run, read_run
 from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.devices import configure_process, describe_device, resolve_device
+from mnistcnn.system.command_lines import format_command, override
+from mnistcnn.system.devices import (
+    configure_process,
+    describe_device,
+    place_model,
+    resolve_device,
+)
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
-from mnistcnn.training.resume import ResumeState, prepare_resume
+from mnistcnn.training.resume import ResumeState, load_resume_state, restore_files
 from mnistcnn.training.trainer import Trainer, build_model
 
 log = logging.getLogger(__name__)
@@ -35,9 +46,11 @@ log = logging.getLogger(__name__)
 def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> dict[str, Any]:
     """Train and test a model in ``run_dir``; return the content of ``metrics.json``.
 
-    With ``resume``, complete the run in ``run_dir``; a complete run is not changed, except that
-    ``last.pt`` is removed if it is not to be kept. After an error ``metrics.json`` has the status
-    ``failed`` or ``interrupted`` and the values known by then, and the error is raised again.
+    With ``resume``, complete the run in ``run_dir``. Of a complete run only the pictures are drawn
+    that are missing or whose settings have changed, and ``last.pt`` is removed if it is not to be
+    kept. After an error before the scores are complete, ``metrics.json`` has the status ``failed``
+    or ``interrupted`` and the values known by then. Errors are raised again, except those of
+    pictures.
     """
     if not resume:
         run_dir = create_run_dir(run_dir, "hydra.run.dir")
@@ -77,13 +90,34 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
                 "" if epochs == 1 else "s",
                 100 * existing.metrics["test"]["accuracy"],
             )
-            return existing.metrics
+            return _update_pictures(settings, existing)
         if sha256 is not None and not (run_dir / LAST).exists():  # only the epochs differ
             raise UsageError(
                 f"{run_dir}: the number of epochs cannot be changed: {LAST} is missing "
                 "(checkpoint.keep_last=false removes it)"
             )
-    return _train_and_test(settings, run_dir, prepare_resume(run_dir, settings))
+    return _train_and_test(settings, run_dir, load_resume_state(run_dir, settings))
+
+
+def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
+    """Draw the pictures of a complete run that are missing or whose settings have changed.
+
+    Return its ``metrics.json``.
+    """
+    stored = read_settings((run.path / CONFIG).read_text(), run.path / CONFIG)
+    names = outdated_pictures(run, stored, settings)
+    if not names:
+        return run.metrics
+    model = load_checkpoint(run.path / SELECTED_FILE[stored.select]).model
+    device = resolve_device(settings.device)
+    configure_process(device)
+    splits = load_splits(settings.data, settings.seed).to(device)
+    place_model(model, device)
+    with update_record(run.path, LOG) as record:
+        if redraw_pictures(names, model, splits, settings, run.history, record):
+            pictures = replace(stored, tsne=settings.tsne, neighbours=settings.neighbours)
+            write_text(run.path / CONFIG, to_yaml(pictures))
+    return record.values
 
 
 def _train_and_test(
@@ -91,6 +125,11 @@ def _train_and_test(
 ) -> dict[str, Any]:
     identity = {"config_sha256": config_sha256(settings)}
     with record_run(run_dir, LOG, identity) as record:
+        config = to_yaml(settings)
+        if (run_dir / CONFIG).read_text() != config:  # after metrics.json, which named the old one
+            write_text(run_dir / CONFIG, config)
+        if resume_state is not None:
+            restore_files(run_dir, settings, resume_state)
         device = resolve_device(settings.device)
         configure_process(device)
         with record.phase("data"):
@@ -115,7 +154,10 @@ def _train_and_test(
         # scores of epochs before a resume may have been computed on another device
         trained_here = selected.epoch > resumed_epochs
         trained_scores = result.history[selected.epoch - 1] if trained_here else None
-        write_artifacts(model, splits, settings, result.history, record, trained_scores)
-        signals.raise_if_stopped()
-        record.values["status"] = result.status
+        write_artifacts(
+            model, splits, settings, result.history, record, result.status, trained_scores
+        )
+        if record.values["missing_pictures"]:
+            command = format_command("mnistcnn.train", [override("resume", run_dir)])
+            log.warning("to draw the missing pictures: %s", command)
     return record.values

@@ -217,7 +217,7 @@ class Trainer:
     def _restore(self, resume_state: ResumeState) -> None:
         checkpoint = resume_state.checkpoint
         state = checkpoint.training
-        assert state is not None  # checked by prepare_resume
+        assert state is not None  # checked by load_resume_state
         self.model.load_state_dict(checkpoint.model.state_dict())
         restore_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
