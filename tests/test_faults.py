@@ -74,7 +74,7 @@ EQUAL_FILES = [
     MODEL_SUMMARY,
 ]
 # keys whose values are measurements of the computer
-MEASURED_KEYS = {"seconds", "samples_per_second", "peak_memory_bytes"}
+MEASURED_KEYS = {"started_at", "seconds", "samples_per_second", "peak_memory_bytes"}
 
 
 def without_measurements(value: object) -> object:

@@ -77,14 +77,19 @@ def write_artifacts(
         model, splits, settings, test, scores["test"]["confusion_matrix"], history
     )
     _write_predictions(record.run_dir, test)
+    device = model.mean.device
     record.values |= scores
-    record.values |= {"status": status, "missing_pictures": list(writers)}
+    record.values |= {
+        "status": status,
+        "missing_pictures": list(writers),
+        "peak_memory_bytes": _peak_memory_bytes(device),
+    }
     record.write()
     _log_scores(scores)
 
     directory.remove_pictures(record.run_dir)  # of earlier weights, if epochs were added
     _draw(writers, record)
-    record.values["peak_memory_bytes"] = _peak_memory_bytes(model.mean.device)
+    record.values["peak_memory_bytes"] = _peak_memory_bytes(device)
 
 
 def outdated_pictures(run: Run, stored: TrainSettings, requested: TrainSettings) -> list[str]:
