@@ -49,6 +49,8 @@ class HydraCommand:
         except ConfigRejected as rejected:
             self._report(rejected.error)
             return UsageError.exit_code
+        except NothingToRun:
+            pass
         except KeyboardInterrupt as stop:
             self.exit_code = report_interrupt(stop)
         except Exception as error:  # of the command line or of a launcher, not of a job
@@ -63,7 +65,7 @@ class HydraCommand:
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)
         try:
-            settings = planning.checked_settings(
+            settings = planning.job_settings(
                 composed, self.config_name, hydra_config.overrides.task
             )
             if self.multirun is not None:
@@ -144,6 +146,10 @@ class ConfigRejected(BaseException):
         self.error = error
 
 
+class NothingToRun(BaseException):
+    """Ends a sweep whose runs are all complete before Hydra starts its jobs."""
+
+
 class ValidateCallback(Callback):
     """Checks the configuration of a run, or of all jobs of a sweep, before Hydra starts it."""
 
@@ -161,6 +167,8 @@ class ValidateCallback(Callback):
             command.multirun = planning.plan_multirun(config, kwargs["config_name"])
         except Exception as error:
             raise ConfigRejected(error) from error
+        if command.multirun.is_complete():  # Hydra would compose the configuration of each job
+            raise NothingToRun
 
 
 def _remove_if_empty(run_dir: Path) -> None:

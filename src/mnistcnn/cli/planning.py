@@ -1,7 +1,9 @@
 """Check the settings and directories of a run or a sweep before it starts."""
 
+import hashlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,24 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mnistcnn.cli.composition import compose_settings
 from mnistcnn.config.load import flatten, to_dict, to_settings, without_command_keys
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.data.batches import steps_per_epoch
+from mnistcnn.data.dataset import training_count
 from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
-from mnistcnn.runs.directory import create_run_dir, slugify
-from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.directory import MAX_SLUG_LENGTH, create_run_dir, refuse_existing_run, slugify
+from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.store import find_runs
+from mnistcnn.system.command_lines import override
 from mnistcnn.system.devices import resolve_device
 from mnistcnn.system.errors import SettingError, UsageError
 from mnistcnn.system.resources import available_cores, available_memory
+from mnistcnn.training.optim import check_steps
 from mnistcnn.training.resume import resumed_settings
+
+log = logging.getLogger(__name__)
 
 # by the configuration's name
 SCHEMAS: dict[str, type[TrainSettings | EvaluateSettings]] = {
@@ -52,6 +61,25 @@ def _run_dir(resume: Any, new: str) -> str:
     return os.path.expanduser(str(resume))  # noqa: PTH111
 
 
+def _sweep_dir(default: str, *, _root_: DictConfig) -> str:
+    """Return the directory of an experiment's sweep, or ``default`` if no experiment is chosen.
+
+    It is named after the experiment and the overrides that make other runs: the same command
+    resumes the sweep, another command has another directory.
+    """
+    experiment = _root_.hydra.runtime.choices.get("experiment")
+    if experiment is None:
+        return default
+    typed = OverridesParser.create().parse_overrides(list(_root_.hydra.overrides.task))
+    excluded = ("experiment", *NON_IDENTITY_KEYS)
+    parts = [str(each.input_line) for each in typed if each.key_or_group not in excluded]
+    text = ",".join([experiment, *sorted(parts)])
+    name = slugify(text)
+    if len(name) == MAX_SLUG_LENGTH:  # truncated
+        name += f"-{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
+    return f"outputs/experiments/{name}"
+
+
 def _parallel_jobs() -> int:
     """Return the number of runs of the default network for which cores and memory suffice."""
     jobs, memory = available_cores(), available_memory()
@@ -63,6 +91,7 @@ def _parallel_jobs() -> int:
 OmegaConf.register_new_resolver("parallel_jobs", _parallel_jobs, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
 
 
 def resume_dir(composed: DictConfig) -> Path | None:
@@ -83,7 +112,7 @@ def resume_dir(composed: DictConfig) -> Path | None:
 # One run -----------------------------------------------------------------------------------------
 
 
-def checked_settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
+def job_settings(composed: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
     """Return the checked settings of a composed configuration; ``overrides`` are the job's."""
     run_dir = resume_dir(composed)
     if run_dir is None:
@@ -95,14 +124,30 @@ def checked_settings(composed: DictConfig, config_name: str, overrides: Sequence
 
 
 def check_run(config: DictConfig, config_name: str) -> None:
-    """Check the settings and the directory of a single run."""
-    checked_settings(config, config_name, config.hydra.overrides.task)
+    """Check the settings, the data and the directory of a single run."""
+    settings = job_settings(config, config_name, config.hydra.overrides.task)
     run_dir = Path(config.hydra.run.dir)
     resumed_dir = resume_dir(config)
     if resumed_dir is None:
+        refuse_existing_run(run_dir, "hydra.run.dir")
+        if isinstance(settings, TrainSettings):
+            check_data([settings])
         create_run_dir(run_dir, "hydra.run.dir")
     elif run_dir != resumed_dir:
         raise UsageError("resume continues in the run's own directory: omit hydra.run.dir")
+
+
+def check_data(settings: Iterable[TrainSettings]) -> None:
+    """Check the data of runs, and what depends on the number of training images.
+
+    Missing files are downloaded. Raises UsageError.
+    """
+    counts: dict[str, int] = {}  # the runs of a sweep have few different datasets
+    for each in settings:
+        key = repr(each.data)
+        if key not in counts:
+            counts[key] = training_count(each.data)
+        check_steps(each.scheduler, each.epochs * steps_per_epoch(each, counts[key]))
 
 
 def _explicit_settings(
@@ -127,39 +172,53 @@ def _flat_settings(composed: DictConfig) -> dict[str, Any]:
 
 def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
     """Check all jobs of a sweep that are known before it starts, and return the Multirun."""
-    if resume_dir(config) is not None:
-        raise UsageError(
-            "resume is for one run, without -m: to resume a sweep, repeat its command with the "
-            "same hydra.sweep.dir"
-        )
     sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides(
         [*params, *config.hydra.overrides.task]  # later overrides take precedence
     )
+    if any(each.key_or_group == "resume" for each in overrides):
+        raise UsageError(
+            "resume is for one run, without -m: to resume a sweep, repeat its command with the "
+            "same hydra.sweep.dir"
+        )
     if sweeper._target_.endswith(".BasicSweeper"):
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
-        settings = [checked_settings(compose(config_name, job), config_name, job) for job in jobs]
+        settings = compose_settings(config_name, SCHEMAS[config_name], jobs)
         total = len(settings)
     else:  # the sweeper chooses the settings of each job
         settings, total = [], sweeper.get("n_trials")
+    for device in {each.device for each in settings}:
+        resolve_device(device)  # raises if this machine has no such device
     concurrent = _concurrent_jobs(launcher, sweeper, len(settings))
-    sweep_dir = create_run_dir(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-    if config_name != "train" and find_runs(sweep_dir):
+    sweep_dir = Path(config.hydra.sweep.dir).absolute()
+    existing = find_runs(sweep_dir) if sweep_dir.is_dir() else []
+    if config_name != "train" and existing:
         raise UsageError(
             f"hydra.sweep.dir={sweep_dir} already holds runs: choose another directory"
         )
-    _exclude_from_names(config, [o for o in overrides if not o.is_sweep_override()])
-    by_hash = {config_sha256(each): each for each in settings if config_name == "train"}
-    complete = {run.metrics.get("config_sha256") for run in find_runs(sweep_dir) if run.complete}
+    by_hash = {config_sha256(each): each for each in settings if isinstance(each, TrainSettings)}
+    complete = {run.metrics.get("config_sha256") for run in existing if run.complete}
     missing = [each for key, each in by_hash.items() if key not in complete]
+    _log_number_of_runs(sweep_dir, len(by_hash) or total, len(by_hash) - len(missing))
+    if config_name == "train":
+        check_data(missing if settings else [to_settings(TrainSettings, config)])
+    create_run_dir(sweep_dir, "hydra.sweep.dir")
     log_disk_space(sweep_dir, missing, concurrent)
+    _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])
     return Multirun(
         sweep_dir,
         config_hashes=list(by_hash),
         total=total,
         threads=_threads_per_job(launcher, concurrent),
     )
+
+
+def _log_number_of_runs(sweep_dir: Path, total: int | None, complete: int) -> None:
+    line = "the sweep has " + ("1 run" if total == 1 else f"{total} runs")
+    if complete:
+        line += f", {complete} of them already complete"
+    log.info("%s: %s", line, sweep_dir)
 
 
 def _concurrent_jobs(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int:
@@ -188,10 +247,14 @@ def _threads_per_job(launcher: DictConfig, concurrent: int) -> int | None:
     return max(1, available_cores() // concurrent)
 
 
-def _exclude_from_names(config: DictConfig, shared: list[Override]) -> None:
-    """Omit overrides shared by all jobs from ``override_dirname``, which names directories."""
-    keys = ",".join(override.key_or_group for override in shared)
+def _set_for_jobs(config: DictConfig, sweep_dir: Path, shared: list[Override]) -> None:
+    """Set the directory of the sweep for all jobs, whose overrides are not those typed.
+
+    Also omit overrides shared by all jobs from ``override_dirname``, which names directories.
+    """
+    keys = ",".join(each.key_or_group for each in shared)
     with open_dict(config):
-        config.hydra.overrides.hydra.append(
-            f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
-        )
+        config.hydra.overrides.hydra += [
+            override("hydra.sweep.dir", sweep_dir),
+            f"hydra.job.config.override_dirname.exclude_keys=[{keys}]",
+        ]

@@ -24,9 +24,25 @@ def to_settings(schema: type[Settings], composed: DictConfig) -> Settings:
     Raises SettingError if a value is not allowed, and OmegaConf's errors if a key is unknown or a
     value has the wrong type.
     """
+    return checked_settings(schema, merge_with_schema(schema, composed))
+
+
+def merge_with_schema(schema: type[Settings], composed: DictConfig) -> DictConfig:
+    """Return a composed configuration, without the command's keys, with the types of ``schema``.
+
+    Raises OmegaConf's errors if a key is unknown or a value has the wrong type.
+    """
     values = without_command_keys(composed)
-    merged = OmegaConf.merge(_structured(schema, values), values)
+    return cast(DictConfig, OmegaConf.merge(_structured(schema, values), values))
+
+
+def checked_settings(schema: type[Settings], merged: DictConfig) -> Settings:
+    """Convert the result of :func:`merge_with_schema` to settings.
+
+    Raises SettingError if a value is not allowed.
+    """
     settings = cast(Settings, OmegaConf.to_object(merged))
+    assert isinstance(settings, schema)
     check(settings)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.device):
         raise SettingError("device", settings.device, "auto, cpu, mps, cuda or cuda:N")

@@ -114,8 +114,20 @@ def stratified_split(
     for digit in range(NUM_CLASSES):
         indices = np.flatnonzero(labels == digit)
         indices = numpy_generator(seed, Stream.SPLIT, digit).permutation(indices)
-        validation_count = max(1, int(validation * len(indices)))
-        remaining = indices[validation_count:]
+        validation_count, train_count = _split_counts(len(indices), validation, fraction)
         held_out.append(indices[:validation_count])
-        train.append(remaining[: max(1, round(fraction * len(remaining)))])
+        train.append(indices[validation_count:][:train_count])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
+
+
+def _split_counts(count: int, validation: float, fraction: float) -> tuple[int, int]:
+    """Return the numbers of validation and of training images among ``count`` of one digit."""
+    validation_count = max(1, int(validation * count))
+    return validation_count, max(1, round(fraction * (count - validation_count)))
+
+
+def training_count(settings: MnistSettings | Mnist5kSettings) -> int:
+    """Return the number of training images. Raises UsageError as :func:`load_images` does."""
+    pool, _ = load_images(settings)
+    counts = torch.bincount(pool.labels, minlength=NUM_CLASSES).tolist()
+    return sum(_split_counts(n, settings.validation, settings.fraction)[1] for n in counts)

@@ -69,7 +69,7 @@ class Multirun:
                 run_dir.rmdir()  # created by Hydra, and still empty
             run_dir = existing.path
         name = f"run {number + 1}" + (f" of {self.total}" if self.total else "")
-        if existing is not None and existing.complete:
+        if existing is not None and existing.complete and not existing.missing_pictures:
             log.info("%s is already complete: %s", name, run_dir.name)
             return _validation_error(existing)
         if identity and _holds_different_run(run_dir, identity):
@@ -85,6 +85,13 @@ class Multirun:
                 _record_failure(run_dir, settings, reason, identity)
             return None
         return _validation_error(store.read_run(run_dir))
+
+    def is_complete(self) -> bool:
+        """Return whether all jobs are known and complete, with all their pictures."""
+        complete = [run for run in self._complete_runs() if not run.missing_pictures]
+        return bool(self.config_hashes) and set(self.config_hashes) <= {
+            run.metrics.get("config_sha256") for run in complete
+        }
 
     def count_incomplete(self) -> int:
         """Return the number of jobs that are not complete."""
@@ -186,6 +193,8 @@ def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Act
     run = store.read_run(run_dir)
     if run is None or not identity:
         return _Action.START
+    if run.complete and run.missing_pictures:
+        return _Action.RESUME
     if run.complete:
         log.info("already completed by another process: %s", run_dir.name)
         return _Action.SKIP

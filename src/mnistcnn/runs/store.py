@@ -47,6 +47,11 @@ class Run:
         return files + [key for key in (*SPLITS, "data") if key not in self.metrics]
 
     @property
+    def missing_pictures(self) -> list[str]:
+        """Pictures of a complete run that have not been drawn."""
+        return list(self.metrics.get("missing_pictures", []))
+
+    @property
     def reason(self) -> str:
         """The reason why the run is not complete, in one line; empty if it is complete."""
         if self.complete:

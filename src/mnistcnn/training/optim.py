@@ -1,5 +1,6 @@
 """Build torch's losses, optimizers and learning-rate schedulers by name."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -22,7 +23,7 @@ from mnistcnn.config.schema import (
     SchedulerSettings,
     StepSettings,
 )
-from mnistcnn.system.errors import SettingError
+from mnistcnn.system.errors import UsageError
 from mnistcnn.system.startup import without_dynamo_wrappers
 
 # Functions of logits (N, 10) and labels (N,). nll_loss expects log-probabilities; applied to
@@ -49,15 +50,29 @@ def build_optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]
     return optimizer_class(parameters, **arguments, **{implementation: True})
 
 
+def check_steps(settings: SchedulerSettings, steps: int) -> None:
+    """Check that a run of ``steps`` optimizer steps is long enough for its scheduler.
+
+    Raises UsageError if the warm-up of ``onecycle`` is shorter than two steps.
+    """
+    if isinstance(settings, OneCycleSettings) and settings.warmup * steps < 2:
+        raise UsageError(
+            f"scheduler.warmup={settings.warmup} needs a run of at least "
+            f"{math.ceil(2 / settings.warmup)} steps, and this one has {steps}: choose more "
+            "epochs, a smaller batch_size or a larger scheduler.warmup"
+        )
+
+
 def build_scheduler(
     settings: SchedulerSettings, optimizer: Optimizer, epochs: int, steps_per_epoch: int
 ) -> LRScheduler:
     """Return torch's scheduler for ``epochs * steps_per_epoch`` steps, one after each batch.
 
     The optimizer's ``lr`` is the first rate of ``step`` and ``cosine`` and the peak of
-    ``onecycle``. Raises SettingError if the warm-up of ``onecycle`` is shorter than two steps.
+    ``onecycle``. Raises UsageError as :func:`check_steps` does.
     """
     steps = epochs * steps_per_epoch
+    check_steps(settings, steps)
     lr = optimizer.param_groups[0]["lr"]
     match settings:
         case StepSettings():
@@ -67,9 +82,6 @@ def build_scheduler(
         case CosineSettings():
             return CosineAnnealingLR(optimizer, steps, settings.final * lr)
         case OneCycleSettings():
-            if settings.warmup * steps < 2:
-                allowed = f"at least {2 / steps:.3g}: two of the run's {steps} steps"
-                raise SettingError("scheduler.warmup", settings.warmup, allowed)
             return OneCycleLR(
                 optimizer,
                 lr,

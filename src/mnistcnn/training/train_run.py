@@ -7,7 +7,7 @@ from typing import Any
 
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import TrainSettings
-from mnistcnn.data.dataset import load_splits
+from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import (
     describe_run,
     outdated_pictures,
@@ -53,6 +53,7 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
     pictures.
     """
     if not resume:
+        load_images(settings.data)  # without the data, no directory is created
         run_dir = create_run_dir(run_dir, "hydra.run.dir")
     with lock_run_dir(run_dir):
         remove_unfinished_files(run_dir)
@@ -96,6 +97,7 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
                 f"{run_dir}: the number of epochs cannot be changed: {LAST} is missing "
                 "(checkpoint.keep_last=false removes it)"
             )
+    load_images(settings.data)  # without the data, nothing is changed
     return _train_and_test(settings, run_dir, load_resume_state(run_dir, settings))
 
 
