@@ -50,8 +50,8 @@ def test_yaml_contains_every_setting():
 @pytest.mark.parametrize(
     ("first_line", "reason"),
     [
-        ("format: 3\n", "was written by another version .+format 3; this version reads format 4.$"),
-        ("format: 5\n", "was written by another version .+format 5; this version reads format 4.$"),
+        (f"format: {FORMAT - 1}\n", f"was written by another version .+reads format {FORMAT}.$"),
+        (f"format: {FORMAT + 1}\n", f"was written by another version .+reads format {FORMAT}.$"),
         ("", "has no format number: "),
     ],
 )

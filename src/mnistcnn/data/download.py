@@ -1,5 +1,6 @@
 """Download an MNIST archive from a list of mirrors."""
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -28,10 +29,12 @@ def download(archive: Path, sha256: str, max_bytes: int, mirrors: tuple[str, ...
 
     The file is written atomically. Processes that start together download it once.
 
-    Raises UsageError if no mirror delivers the file.
+    Raises UsageError if no mirror delivers the file; new directories are then removed.
     """
+    new_folders = [folder for folder in archive.parents if not folder.exists()]
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(archive.with_suffix(".lock")):
+    lock = archive.with_suffix(".lock")
+    with FileLock(lock):
         if archive.exists():
             return
         remove_temporary_files(archive)
@@ -51,6 +54,11 @@ def download(archive: Path, sha256: str, max_bytes: int, mirrors: tuple[str, ...
                 f"{mirror}: not the MNIST file ({len(content)} bytes, its SHA-256 is not "
                 f"{sha256[:12]}…)"
             )
+    if new_folders:
+        with contextlib.suppress(OSError):  # another process may need them
+            lock.unlink()
+            for folder in new_folders:
+                folder.rmdir()
     raise UsageError(
         f"data=mnist: {archive.name} is not in {archive.parent} and could not be downloaded "
         f"({'; '.join(failures) or 'data.mirrors is empty'}).\n"
