@@ -313,7 +313,7 @@ def confusion_matrix(path: Path, counts: np.ndarray) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     correct, total = int(np.trace(counts)), int(counts.sum())
-    axes.set_title(f"{correct:,} of {total:,} right, {total - correct:,} wrong")
+    axes.set_title(f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)")
     scale = figure.add_axes((0.88, 0.1675, 0.03, 0.7))
     scale.set_title("errors", fontsize=10)
     figure.colorbar(reds, scale, ticks=MaxNLocator(integer=True))
