@@ -101,7 +101,10 @@ def test_every_function_fits_on_a_screen(path):
 @pytest.mark.parametrize(
     ("package", "users"),
     [
-        ("matplotlib", {"evaluation.figures", "evaluation.mosaic"}),
+        (
+            "matplotlib",
+            {f"evaluation.{name}" for name in ("canvas", "figures", "matplotlib_import", "mosaic")},
+        ),
         ("sklearn", {"evaluation.embedding", "evaluation.metrics"}),
         ("hydra", {"cli.hydra_command", "cli.planning", "cli.messages", BENCHMARK}),
         ("lightning", {BENCHMARK}),

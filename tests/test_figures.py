@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 from matplotlib import colormaps
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.evaluation import artifacts, canvas, figures, mosaic
+
+from . import conftest
 
 RED, BLUE, GREY, BLACK = (238, 102, 119), (68, 119, 170), (204, 204, 204), (0, 0, 0)
 
@@ -49,13 +52,13 @@ def frame_colour(page: np.ndarray, y: int, x: int, size: int, width: int) -> tup
 @pytest.fixture
 def rendered(monkeypatch) -> list:
     """Return the figures that are rendered during the test."""
-    rendered, render_figure = [], figures.render_figure
+    rendered, render_figure = [], canvas.render_figure
 
     def recorded_render_figure(figure):
         rendered.append(figure)
         return render_figure(figure)
 
-    monkeypatch.setattr(figures, "render_figure", recorded_render_figure)
+    monkeypatch.setattr(canvas, "render_figure", recorded_render_figure)
     return rendered
 
 
@@ -131,16 +134,19 @@ def test_neighbours_are_in_the_row_of_their_target_nearest_first(targets, k, tmp
             assert colour == (RED if wrong else GREY)
         boxes += [image_box(page, *position, 140) for position in positions]
     assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
-    title, first, *_, last, distance = texts(rendered[0])
-    *lines, last_line = title.split("\n")  # a narrow picture wraps its title
-    assert " ".join(lines) == f"Test images and their {k} nearest neighbours in feature space"
-    assert last_line == "(Euclidean distance)"
+    title, legend, first, *_, last, distance = texts(rendered[0])
+    assert title.replace("\n", " ") == (  # a narrow picture wraps its title
+        f"Test images and their {k} nearest neighbours in feature space "
+        "(above: digit, below: Euclidean distance)"
+    )
+    assert legend == "red: a neighbour of another digit"
+    assert rendered[0].texts[1].get_color() == figures.RED
     assert first == "target: 0" and (last, distance) == (str(nearest_labels[-1, -1]), "12345.00")
     caption = rendered[0].texts[-2]
     assert caption.get_color() == figures.RED and caption.get_weight() == "bold"
 
 
-@pytest.mark.parametrize(("variants", "columns"), [(1, 10), (6, 10), (2, 3)])
+@pytest.mark.parametrize(("variants", "columns"), [(0, 10), (1, 10), (6, 10), (2, 3)])
 def test_augmented_images_are_below_their_original(variants, columns, tmp_path, rendered):
     originals, augmented = noise(columns), noise(variants, columns)
     title = "Training images and random variants of each (aug=" + 12 * "long_name" + ")"
@@ -155,11 +161,25 @@ def test_augmented_images_are_below_their_original(variants, columns, tmp_path, 
     assert (np.diff(columns_x, axis=1) == 122).all() and not np.ptp(columns_x, 0).any()
     assert {frame_colour(page, *position, 112, 3) for position in positions[0]} == {BLUE}
     below = positions[1:].reshape(-1, 2)
-    assert {frame_colour(page, *position, 112, 1) for position in below} == {GREY}
+    assert all(frame_colour(page, *position, 112, 1) == GREY for position in below)
     boxes = [image_box(page, *position, 112) for position in positions.reshape(-1, 2)]
     assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
     assert texts(rendered[0])[0].replace("\n", " ").split("=")[0] == title.split("=")[0]
     assert texts(rendered[0])[1:] == ["original"]
+
+
+@pytest.mark.parametrize(
+    ("aug", "rows", "title"),
+    [
+        ("none", 1, "Training images, not augmented (aug=none)"),
+        ("full", 7, "Training images and 6 random variants of each (aug=full)"),
+    ],
+)
+def test_images_without_augmentation_are_drawn_once(aug, rows, title, splits, tmp_path, rendered):
+    settings = conftest.settings(f"aug={aug}").aug
+    artifacts._draw_augmented(tmp_path / "a.png", splits.train, settings, seed=0)
+    assert texts(rendered[0])[0] == title
+    assert len(read_png(tmp_path / "a.png")) == pytest.approx(122 * rows, abs=50)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5])
@@ -178,14 +198,20 @@ def test_disagreements_with_long_names_do_not_overlap(count, tmp_path, rendered)
     boxes = [image_box(page, *position, 280) for position in positions]
     assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
     title, *captions = texts(rendered[0])
-    assert title.startswith("A: optimizer.lr=0.1,") and "\nB: aug=none" in title
-    assert ("the same digit" in title) == (count == 0)
-    if count:
-        assert captions[:2] == [
-            "A: 0 with probability 0.910\nB: 1 with probability 0.910",
-            "true 0, test image 9990",
-        ]
-        assert rendered[0].texts[1].get_color() == figures.BLUE  # A is right
+    whole = title.replace("\n", "").removeprefix("Test images for which A and B predict ")
+    if not count:
+        assert whole == f"A and B predict the same digit for every test imageA: {name}B: aug=none"
+        assert captions == []
+        return
+    assert whole == f"different digitsA: {name}B: aug=none"
+    legend = ["blue: A is right", "red: B is right", "grey: neither is right"]
+    assert captions[:5] == [
+        *legend,
+        "A: 0 with probability 0.910\nB: 1 with probability 0.910",
+        "true 0, test image 9990",
+    ]
+    colours = [text.get_color() for text in rendered[0].texts]
+    assert colours[1:5] == [figures.BLUE, figures.RED, figures.GREY, figures.BLUE]  # A is right
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -210,6 +236,9 @@ def test_confusion_matrix_colours_only_errors(name, tmp_path, rendered):
         expected = (221, 238, 221) if true == predicted else reds
         assert page[round(len(page) - y), round(x)].tolist() == list(expected)
     assert [text.get_text() for text in axes.texts] == [str(count) for count in counts.flat]
+    correct, total = int(counts.trace()), int(counts.sum())
+    right_and_wrong = f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)"
+    assert axes.get_title() == right_and_wrong
 
 
 def history(epochs: int, **changed) -> list[dict]:
@@ -236,6 +265,137 @@ def test_curves_with_long_tick_labels_do_not_overlap(epochs, changed, tmp_path, 
     assert_no_overlap(figure, [part.get_tightbbox() for part in parts])
     assert len(figure.legends[0].get_texts()) == 4
     assert read_png(tmp_path / "a.png").shape == (559, 1300, 3)
+    low, high = figure.axes[1].get_ylim()
+    assert low >= 0 and high <= 1  # accuracy
+    running, training = figure.axes[0].lines[:2]
+    assert running.get_markerfacecolor() != training.get_markerfacecolor()  # after one epoch
+    assert -(-epochs // running.get_markevery()) <= figures.MAX_MARKERS
+
+
+LABEL = "model=custom model.width=0.{} aug=rotate45_flip optimizer=adam optimizer.lr=0.00{}"
+NOTE = "12 of 480 groups are shown: those with the lowest mean validation error. "
+
+
+def curves_of_groups(groups: int, epochs: int, seeds: int = 1) -> dict[str, list[np.ndarray]]:
+    errors = np.random.default_rng(0).random((groups, seeds, epochs)) / 3
+    return {LABEL.format(index, index): list(runs) for index, runs in enumerate(errors)}
+
+
+def errors_of_groups(groups: int, interval: float = 0.3) -> dict[str, np.ndarray]:
+    counts = np.array([50, 48_000, 49_000, 51_005])
+    ends = np.array([1, 1 - interval, 1 + interval])
+    rows = np.column_stack([counts, *np.outer([*ends, *(2 * ends)], 0.4 / np.sqrt(counts))])
+    return {
+        LABEL.format(index, index): rows * [1, *[1 + index / 10] * 6] for index in range(groups)
+    }
+
+
+def visible_labels(axis) -> list[str]:
+    """Return the texts of the tick labels within the limits of the axis."""
+    low, high = axis.get_view_interval()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    labels = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+    return [label for label in labels if label]
+
+
+def assert_whole(figure, labels: list[str]) -> None:
+    """Assert that no part of a chart is cut off or covered, and that the legend has all labels."""
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert_no_overlap(figure, [axes.get_tightbbox()])  # inside the figure
+    text = [*legend.get_texts(), *(each for each in axes.get_children() if isinstance(each, Text))]
+    boxes = [each.get_window_extent() for each in text if each.get_text()]
+    assert_no_overlap(figure, [axes.get_window_extent(), *boxes])
+    assert_no_overlap(figure, [axes.get_window_extent(), legend.get_window_extent()])
+    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == labels
+
+
+@pytest.mark.parametrize("groups", [1, 3, 12])
+@pytest.mark.parametrize(("epochs", "seeds"), [(1, 3), (10, 1), (1000, 2)])
+def test_the_legend_of_overlaid_curves_is_whole(groups, epochs, seeds, tmp_path, rendered):
+    errors = curves_of_groups(groups, epochs, seeds)
+    figures.overlaid_curves(tmp_path / "a.png", errors, 3 * NOTE)
+    (figure,) = rendered
+    extra = ["mean of the runs", "a run"] if seeds > 1 else []
+    assert_whole(figure, [*errors, *extra])
+    assert figure.axes[0].get_title("left").replace("\n", " ") == (3 * NOTE).strip()
+
+
+def test_a_label_of_any_length_and_with_dollars_is_not_cut_off(tmp_path, rendered):
+    labels = ["optimizer=adam " * 40 + "a", "data.dir=$x^$"]
+    figures.overlaid_curves(tmp_path / "a.png", {label: [np.ones(2) / 2] for label in labels})
+    assert_whole(rendered[0], labels)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_the_legend_of_errors_by_samples_is_whole(groups, tmp_path, rendered):
+    series = errors_of_groups(groups)
+    figures.error_by_samples(tmp_path / "a.png", series)
+    assert_whole(rendered[0], [*series, "training error", "test error"])
+    (axes,) = rendered[0].axes
+    assert axes.get_title("left") == figures.INTERVAL_NOTE
+    assert visible_labels(axes.xaxis) == ["50", "51,005"]  # others have no space
+    ends = [segment[:, 1] for bars in axes.collections for segment in bars.get_segments()]
+    expected = [rows[:, column : column + 2] for rows in series.values() for column in (2, 5)]
+    assert np.allclose(np.sort(ends, axis=1), np.concatenate(expected))
+
+
+def test_equal_ends_draw_no_error_bar(tmp_path, rendered):
+    figures.error_by_samples(tmp_path / "a.png", errors_of_groups(2, interval=0))
+    segments = [bar for bars in rendered[0].axes[0].collections for bar in bars.get_segments()]
+    assert len(segments) == 2 * 2 * 4 and not any(map(len, segments))
+
+
+def test_twelve_lines_are_distinguishable(tmp_path, rendered):
+    figures.overlaid_curves(tmp_path / "a.png", curves_of_groups(12, 10))
+    (figure,) = rendered
+    lines, handles = figure.axes[0].lines, figure.legends[0].get_lines()
+    for same in (lines, handles):
+        colours = {(line.get_color(), line.get_linestyle()) for line in same}
+        markers = {line.get_marker() for line in same}
+        assert len(colours) == len(markers) == len(same) == 12
+    dashed = handles[-1]
+    assert dashed.get_linestyle() == "--"
+    dash_and_gap = sum(dashed._dash_pattern[1])  # in points; matplotlib has no public function
+    assert np.ptp(dashed.get_xdata()) > 3 * dash_and_gap
+
+
+def test_a_single_epoch_shows_the_seeds_next_to_each_other(tmp_path, rendered):
+    errors = curves_of_groups(2, epochs=1, seeds=3)
+    figures.overlaid_curves(tmp_path / "a.png", errors)
+    lines = rendered[0].axes[0].lines
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
+    first, second = errors.values()
+    assert [y for _, y in points] == [
+        *np.ravel(first),
+        np.mean(first),
+        *np.ravel(second),
+        np.mean(second),
+    ]
+    assert {round(x, 6) for x, _ in points} == {0.8, 1.2}
+    small, large = lines[0], lines[3]
+    assert small.get_marker() == "." and large.get_marker() == "o"
+    assert {line.get_linestyle() for line in lines} == {"None"}
+    assert visible_labels(rendered[0].axes[0].xaxis) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "errors", [[1, 1], [0.99, 0.1], [0.9, 0.6], [0, 0], [0, 0.3, 1], [0.0001, 0.0002], [1e-4, 1]]
+)
+def test_an_axis_of_errors_is_within_0_and_100_percent(errors, tmp_path, rendered):
+    values = np.array(errors, float)
+    figures.overlaid_curves(tmp_path / "a.png", {"a": [values, values]})
+    counts = 100.0 + np.arange(len(values))
+    rows = np.column_stack([counts, values, values - 0.5, values + 0.5, values, values, values])
+    figures.error_by_samples(tmp_path / "b.png", {"": rows})
+    for figure in rendered:
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        assert 0 <= low < high <= 1
+        drawn = axes.lines[0].get_ydata()
+        assert (low <= drawn).all() and (drawn <= high).all()  # also an error of zero
+        labels = visible_labels(axes.yaxis)
+        assert labels and all(0 <= float(label.rstrip("%")) <= 100 for label in labels)
+        assert ("zero" in axes.get_ylabel()) == (0 < (values == 0).sum() < len(values))
 
 
 @pytest.mark.parametrize("labels", [np.arange(60) % 10, np.full(60, 4)])

@@ -283,7 +283,10 @@ def _draw_augmented(path: Path, train: Images, aug: AugmentSettings, seed: int) 
         images = augment_batch(to_float(originals), parameters, aug)
         variants.append((images.squeeze(1) * 255).cpu().numpy())
     title = f"Training images and {len(variants)} random variants of each (aug={aug.name})"
-    mosaic.augmented(path, originals.cpu().numpy(), np.stack(variants), title)
+    pixels = originals.cpu().numpy()
+    if (np.rint(variants) == pixels).all():
+        title, variants = f"Training images, not augmented (aug={aug.name})", []
+    mosaic.augmented(path, pixels, np.array(variants), title)
 
 
 def _draw_tsne(

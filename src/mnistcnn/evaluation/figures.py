@@ -1,27 +1,27 @@
 """Draw line charts, confusion matrices and t-SNE plots, and write them as PNG files.
 
 Colours suit colour-blind readers: Paul Tol's "muted" and "bright" schemes
-(personal.sron.nl/~pault). Axes are placed explicitly if the size of the text is known, because a
-constrained layout takes longer than the drawing itself. matplotlib takes half a second to import,
-so only functions that draw import it.
+(personal.sron.nl/~pault). Axes are placed explicitly, because a constrained layout takes longer
+than the drawing itself. matplotlib takes half a second to import, so only functions that draw
+import it, inside ``default_settings``.
 """
 
-import io
-import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from mnistcnn import NUM_CLASSES
-from mnistcnn.system.atomic_files import write_bytes
+from mnistcnn.evaluation import canvas
+from mnistcnn.evaluation.canvas import BLUE, DPI, GREY, RED, default_settings
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
-BLUE, RED, GREY = "#4477AA", "#EE6677", "#777777"
 DIGIT_COLOURS = [
     "#332288",
     "#88CCEE",
@@ -35,146 +35,212 @@ DIGIT_COLOURS = [
     "#888888",
 ]
 LINE_STYLES = ["-", "--", ":"]
+MARKERS = "osD^vPX<>*ph"
+MAX_MARKERS = 20  # on a line; more would hide its style
 RUNNING_LABEL = "training (running, with dropout and augmentation)"
-DPI = 130
+INTERVAL_NOTE = "Error bars: 95% interval of the mean over seeds; none with fewer than three seeds."
 
 
-def new_figure(width: float, height: float, **options: Any) -> "Figure":
-    """Return an empty figure of ``width`` x ``height`` inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), **options)
-
-
-def render_figure(figure: "Figure") -> np.ndarray:
-    """Render a figure at DPI dots per inch to pixels (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def save_png(page: np.ndarray, path: Path) -> None:
-    """Write pixels (H, W, 3) uint8 to a PNG file; equal pixels give equal bytes."""
-    content = io.BytesIO()
-    # level 9 takes five times as long as level 4 and saves a twentieth of the size
-    Image.fromarray(page).save(content, "png", compress_level=4, dpi=(DPI, DPI))
-    write_bytes(path, content.getbuffer())
-
-
-def rgb(colour: str) -> np.ndarray:
-    """Convert a matplotlib colour to (3,) uint8."""
-    from matplotlib.colors import to_rgb
-
-    return np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
-
-
-def wrap_text(text: str, width: int = 40) -> str:
-    """Wrap text to lines of at most ``width`` characters and truncate it to four lines."""
-    return "\n".join(textwrap.wrap(text, width, max_lines=4, placeholder=" ..."))
-
-
+@default_settings()
 def curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:
     """Plot loss and accuracy over epochs from the rows of ``history.jsonl``."""
-    figure = new_figure(10, 4.3)
+    figure = canvas.new_figure(10, 4.3)
     # margins fit the widest tick labels: -400000 for a loss, 99.1525% for an accuracy
     loss, accuracy = (figure.add_axes((left, 0.185, 0.4, 0.745)) for left in (0.085, 0.58))
     epochs = [row["epoch"] for row in history]
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        for key, colour, style, label in (
-            (f"train_{name}_running", RED, "--", RUNNING_LABEL),
-            (f"train_{name}", RED, "-", "training"),
-            (f"val_{name}", BLUE, "-", "validation"),
+        for key, colour, face, style, label in (
+            (f"train_{name}_running", RED, "white", "--", RUNNING_LABEL),
+            (f"train_{name}", RED, RED, "-", "training"),
+            (f"val_{name}", BLUE, BLUE, "-", "validation"),
         ):
-            values = np.array([row[key] for row in history])
-            axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=label)
+            axes.plot(
+                epochs,
+                [row[key] for row in history],
+                style,
+                color=colour,
+                marker="o",
+                markersize=4,
+                markerfacecolor=face,
+                markevery=_mark_every(len(epochs)),
+                clip_on=False,
+                label=label,
+            )
     loss.set_title("loss (nats)", fontsize=10)
     losses = np.concatenate([line.get_ydata() for line in loss.lines])
     # losses are below zero with loss=nll_of_logits
     loss.set_ylim(min(0, 1.05 * losses.min()), 1.05 * losses.max())
     accuracy.set_title("accuracy", fontsize=10)
     accuracy.yaxis.set_major_formatter(_format_tick)
+    low, high = accuracy.get_ylim()
+    accuracy.set_ylim(max(0, low), min(1, high))
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
         axes.set_xlabel("epoch")
         axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.grid(alpha=0.3)
-    figure.legend(*loss.get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False)
-    save_png(render_figure(figure), path)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, handlelength=3)
+    canvas.save_png(canvas.render_figure(figure), path)
 
 
+@default_settings()
 def overlaid_curves(path: Path, errors: dict[str, list[np.ndarray]], note: str = "") -> None:
     """Plot error over epochs by label: a thin line per run (epochs,), a thick line for the mean.
 
-    The mean covers the epochs of the shortest run. ``note`` is written above the axes.
+    The mean covers the epochs of the shortest run. After a single epoch, points replace lines, side
+    by side. ``note`` is written above the axes.
     """
-    figure = new_figure(9, 5, layout="constrained")
-    axes = figure.subplots()
-    for index, (label, runs) in enumerate(errors.items()):
-        colour, style = _line_style(index)
-        if len(runs) > 1:
-            for run in runs:
-                axes.plot(1 + np.arange(len(run)), run, color=colour, linewidth=0.6, alpha=0.5)
-        shortest = min(map(len, runs))
-        mean = np.mean([run[:shortest] for run in runs], axis=0)
-        axes.plot(
-            1 + np.arange(shortest),
-            mean,
-            style,
-            color=colour,
-            linewidth=2,
-            marker="o",
-            markersize=4,
-            label=wrap_text(label),
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("validation error")
-    axes.set_title(note, fontsize=9, loc="left")
+    from matplotlib.lines import Line2D
+
+    figure, axes = _new_chart("epoch", "validation error")
+    low = _set_error_axis(axes, np.concatenate([run for runs in errors.values() for run in runs]))
+    longest = max(len(run) for runs in errors.values() for run in runs)
+    axes.set_xlim(0.5, longest + 0.5)
     axes.locator_params("x", integer=True, min_n_ticks=1)
-    _format_error_axis(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    save_png(render_figure(figure), path)
+    points = longest == 1
+    shared: dict[str, Any] = {"clip_on": False, "markevery": _mark_every(longest)}
+    thin: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5, "marker": "." if points else ""}
+    thick: dict[str, Any] = {"linewidth": 2, "markersize": 6}
+    solid: Any = "" if points else "-"
+    handles: list[Artist] = []
+    for index, runs in enumerate(errors.values()):
+        colour, style, marker = _line_style(index)
+        x = 1 + np.arange(longest) + (0.8 * ((index + 0.5) / len(errors) - 0.5) if points else 0)
+        for run in runs if len(runs) > 1 else []:
+            values = np.maximum(run, low)
+            axes.plot(x[: len(run)], values, linestyle=solid, color=colour, **thin, **shared)
+        shortest = min(map(len, runs))
+        mean = np.maximum(np.mean([run[:shortest] for run in runs], axis=0), low)
+        style = "" if points else style
+        handles += axes.plot(
+            x[:shortest], mean, linestyle=style, color=colour, marker=marker, **thick, **shared
+        )
+    labels = list(errors)
+    if any(len(runs) > 1 for runs in errors.values()):
+        handles.append(Line2D([], [], linestyle=solid, color=GREY, marker="o", **thick))
+        handles.append(Line2D([], [], linestyle=solid, color=GREY, **thin))
+        labels += ["mean of the runs", "a run"]
+    _finish_chart(figure, axes, handles, labels, note)
+    canvas.save_png(canvas.render_figure(figure), path)
 
 
+@default_settings()
 def error_by_samples(path: Path, series: dict[str, np.ndarray]) -> None:
     """Plot training and test error over the number of training images, log-log, by label.
 
     The columns of an array (K, 7) are the number of training images, the training error with the
-    lower and upper end of its error bar, and the test error with those of its error bar.
+    lower and upper end of its error bar, and the test error with those of its error bar. No bar is
+    drawn if both ends are equal.
     """
-    figure = new_figure(8, 5, layout="constrained")
-    axes = figure.subplots()
+    from matplotlib.lines import Line2D
+
+    figure, axes = _new_chart("training images", "error")
+    rows = np.concatenate(list(series.values()))
+    _set_count_axis(axes, sorted(set(rows[:, 0])))
+    bottom = _set_error_axis(axes, rows[:, [1, 4]], rows[:, 1:])
+    splits: dict[str, dict[str, Any]] = {
+        "training": {"linestyle": "--", "markerfacecolor": "white"},
+        "test": {"linestyle": "-"},
+    }
+    handles: list[Artist] = []
     for index, (label, rows) in enumerate(series.items()):
-        for split, style, column in (("training", "--", 1), ("test", "-", 4)):
+        colour, _, marker = _line_style(index)
+        for split, column in (("training", 1), ("test", 4)):
             value, *ends = rows[:, column : column + 3].T
-            axes.errorbar(
-                rows[:, 0],
-                value,
-                np.abs(ends - value),
-                color=_line_style(index)[0],
-                linestyle=style,
-                marker="o",
-                markersize=4,
-                capsize=3,
-                label=wrap_text(f"{label} {split}".strip()),
-            )
-    axes.set_xscale("log")
-    counts = sorted({int(row[0]) for rows in series.values() for row in rows})
-    axes.set_xticks(counts, [f"{count:,}" for count in counts])
-    axes.minorticks_off()
-    axes.set_xlabel("training images")
-    axes.set_ylabel("error")
-    _format_error_axis(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    save_png(render_figure(figure), path)
+            value = np.maximum(value, bottom)
+            lengths = np.abs(np.clip(ends, 0, 1) - value)
+            lengths[:, ends[0] == ends[1]] = np.nan
+            style = {"color": colour, "marker": marker} | splits[split]
+            bars = axes.errorbar(rows[:, 0], value, lengths, capsize=3, markersize=6, **style)
+            bars.lines[0].set_clip_on(False)  # markers only: a bar may end below the axes
+        if label:
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
+    handles += [Line2D([], [], color=GREY, marker="o", **style) for style in splits.values()]
+    labels = [*filter(None, series), *(f"{split} error" for split in splits)]
+    _finish_chart(figure, axes, handles, labels, INTERVAL_NOTE)
+    canvas.save_png(canvas.render_figure(figure), path)
 
 
-def _line_style(index: int) -> tuple[str, str]:
+# Parts of line charts ----------------------------------------------------------------------------
+
+CHART_SIZE = (7.3, 5.0)  # inches, without the legend
+CHART_LEFT, CHART_BOTTOM, CHART_TOP = 1.0, 0.6, 0.2  # inches of margin around the axes
+LEGEND_GAP = 0.25  # inches around the legend
+LABEL_WIDTH = 4.0  # inches of text in the legend
+NOTE_SIZE = 9  # points; also of the legend
+
+
+def _new_chart(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+    figure = canvas.new_figure(*CHART_SIZE)
+    axes = figure.add_axes((0, 0, 1, 1))  # moved by _finish_chart
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
+
+
+def _finish_chart(
+    figure: "Figure", axes: "Axes", handles: "Sequence[Artist]", labels: Sequence[str], note: str
+) -> None:
+    """Write the note above the axes, and place the legend beside them; the figure grows to fit."""
+    legend = figure.legend(
+        handles,
+        [canvas.wrap_text(label, LABEL_WIDTH, NOTE_SIZE) for label in labels],
+        loc="upper left",
+        frameon=False,
+        fontsize=NOTE_SIZE,
+        handlelength=4,
+        borderpad=0,
+        borderaxespad=0,
+    )
+    legend_width, legend_height = _legend_size(figure, legend)
+    width = CHART_SIZE[0] + legend_width + 2 * LEGEND_GAP
+    note = canvas.wrap_text(note, width - CHART_LEFT, NOTE_SIZE)
+    axes.set_title(note, fontsize=NOTE_SIZE, loc="left")
+    top = CHART_TOP + len(note.splitlines()) * 1.3 * NOTE_SIZE / 72
+    height = max(CHART_SIZE[1] + top, legend_height + top + LEGEND_GAP)
+    figure.set_size_inches(width, height)
+    legend.set_bbox_to_anchor(((CHART_SIZE[0] + LEGEND_GAP) / width, 1 - top / height))
+    axes.set_position((
+        CHART_LEFT / width,
+        CHART_BOTTOM / height,
+        (CHART_SIZE[0] - CHART_LEFT) / width,
+        1 - (CHART_BOTTOM + top) / height,
+    ))  # fmt: skip
+
+
+def _legend_size(figure: "Figure", legend: "Legend") -> tuple[float, float]:
+    """Return the width and height of a legend in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    extent = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    return extent.width / DPI, extent.height / DPI
+
+
+def _line_style(index: int) -> tuple[str, str, str]:
+    """Return the colour, line style and marker of a line; all lines of a chart differ."""
     style = LINE_STYLES[index // len(DIGIT_COLOURS) % len(LINE_STYLES)]
-    return DIGIT_COLOURS[index % len(DIGIT_COLOURS)], style
+    return DIGIT_COLOURS[index % len(DIGIT_COLOURS)], style, MARKERS[index % len(MARKERS)]
+
+
+def _mark_every(points: int) -> int:
+    """Return the interval between the markers of a line."""
+    return -(-points // MAX_MARKERS)
+
+
+def _set_count_axis(axes: "Axes", counts: Sequence[float]) -> None:
+    """Make the x axis logarithmic, with a tick at each count and a label if there is space."""
+    axes.set_xscale("log")
+    width = CHART_SIZE[0] - CHART_LEFT
+    inches = np.log(counts) * width / max(1e-9, 1.1 * np.log(counts[-1] / counts[0]))
+    labels, previous = [], np.inf
+    for count, position in zip(counts[::-1], inches[::-1], strict=True):
+        free = previous - position > 0.7
+        labels.append(f"{count:,.0f}" if free else "")
+        previous = position if free else previous
+    axes.set_xticks(counts, labels[::-1])
+    axes.minorticks_off()  # of both axes; those of the y axis are set later
 
 
 def _format_tick(value: float, _: float) -> str:
@@ -187,37 +253,47 @@ def _format_log_tick(value: float, position: float) -> str:
     return _format_tick(value, position) if f"{value:e}"[0] in "125" else ""
 
 
-def _format_error_axis(axes: "Axes") -> None:
-    """Format the y axis in percent; logarithmic if errors differ by a factor of 4 or more.
+def _set_error_axis(axes: "Axes", values: np.ndarray, ends: np.ndarray | None = None) -> float:
+    """Set the y axis, in percent within 0 and 100%, to show ``values`` and the ``ends`` of bars.
 
-    An error of zero is then drawn at the lower edge.
+    It is logarithmic if the values differ by a factor of 4 or more. Return its lower limit, at
+    which zero is drawn on a logarithmic axis.
     """
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
-    values = values[values > 0] if (values > 0).any() else np.array([1e-3])
-    # set before the scale, which would otherwise choose its own limits
-    axes.set_ylim(values.min() / 1.2, values.max() * 1.2)
-    if values.max() < 4 * values.min():  # a logarithmic axis would show too few ticks
-        axes.yaxis.set_major_formatter(_format_tick)
+    ends = values if ends is None else ends
+    positive = values[values > 0]
+    if not len(positive):
+        low, high = 0.0, 0.01
+    else:
+        # the low end of an interval can be arbitrarily close to zero
+        low = max(ends[ends > 0].min(), positive.min() / 4) / 1.2
+        high = 1.2 * ends.max()
+    axes.set_ylim(low, min(1, high))  # before the scale, which would otherwise choose its limits
+    if not len(positive) or (values.min() > 0 and values.max() < 4 * values.min()):
+        axes.yaxis.set_major_formatter(_format_tick)  # a logarithmic axis would show too few ticks
     else:
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_major_formatter(_format_log_tick)
         axes.yaxis.set_minor_formatter(_format_log_tick)
+        if not values.all():
+            axes.set_ylabel(f"{axes.get_ylabel()} (zero at the lower edge)")
     axes.grid(alpha=0.3, which="both")
+    return low
 
 
+@default_settings()
 def confusion_matrix(path: Path, counts: np.ndarray) -> None:
     """Draw counts (10, 10) with true digits in rows; off-diagonal cells are coloured by count."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7, 6)
+    figure = canvas.new_figure(7, 6)
     axes = figure.add_axes((0.1, 0.08, 0.75, 0.875))
     diagonal = np.eye(NUM_CLASSES, dtype=bool)
     max_errors = max(1, int(counts[~diagonal].max()))
     reds = ScalarMappable(Normalize(0, max_errors), "Reds")
     colours = reds.to_rgba(counts, bytes=True)
-    colours[diagonal, :3] = rgb("#DDEEDD")
+    colours[diagonal, :3] = canvas.rgb("#DDEEDD")
     axes.imshow(colours)
     for true, predicted in np.ndindex(NUM_CLASSES, NUM_CLASSES):
         count = counts[true, predicted]
@@ -237,16 +313,17 @@ def confusion_matrix(path: Path, counts: np.ndarray) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     correct, total = int(np.trace(counts)), int(counts.sum())
-    axes.set_title(f"{correct:,} of {total:,} right, {total - correct:,} wrong")
+    axes.set_title(f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)")
     scale = figure.add_axes((0.88, 0.1675, 0.03, 0.7))
     scale.set_title("errors", fontsize=10)
     figure.colorbar(reds, scale, ticks=MaxNLocator(integer=True))
-    save_png(render_figure(figure), path)
+    canvas.save_png(canvas.render_figure(figure), path)
 
 
+@default_settings()
 def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) -> None:
     """Draw a scatter plot of coordinates (N, 2), coloured by digit, with a label per digit."""
-    figure = new_figure(7, 7)
+    figure = canvas.new_figure(7, 7)
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.95))
     size = 6 if len(coordinates) <= 4000 else 2
     points = {digit: coordinates[labels == digit] for digit in np.unique(labels)}
@@ -275,7 +352,7 @@ def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) ->
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")  # equal distances in both directions
     axes.set_title(title)
-    save_png(render_figure(figure), path)
+    canvas.save_png(canvas.render_figure(figure), path)
 
 
 def _densest_point(points: np.ndarray) -> np.ndarray:

@@ -3,16 +3,17 @@
 Images are enlarged by whole factors and never resampled. matplotlib draws only the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnistcnn import IMAGE_SIZE
-from mnistcnn.evaluation import figures
-from mnistcnn.evaluation.figures import BLUE, DPI, GREY, RED
+from mnistcnn.evaluation import canvas
+from mnistcnn.evaluation.canvas import BLUE, DPI, GREY, RED, default_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ PAD = 6  # between an image and its caption
 MARGIN = 20  # around all images; holds the text to the left of an image
 MIN_WIDTH = 600  # of a picture, for its title
 CAPTION_SIZE = 7  # of the text below an image
+LEGEND_SIZE = 9  # of the line below the title
 SIDE_SIZE = 8  # of the text to the left of an image
 LIGHT_GREY = "#CCCCCC"
 
@@ -64,7 +66,7 @@ def misclassified(
     ]
     rows = [tiles[first : first + 3] for first in range(0, 9, 3)]
     title = "The most confident errors" if tiles else "No error in the test set"
-    figures.save_png(_draw_mosaic(rows, 3, title, scale=8, gap=24, lines=2), path)
+    canvas.save_png(_draw_mosaic(rows, 3, title, scale=8, gap=24, lines=2), path)
 
 
 def disagreements(
@@ -78,7 +80,7 @@ def disagreements(
     """Draw a grid of images (K, 28, 28) for which A and B predict different digits.
 
     ``probabilities`` are those of A and of B, (K, 10) each; ``indices`` are positions in the test
-    set (K,). Captions are blue if A is right and red if B is right.
+    set (K,). Captions are blue if A is right, red if B is right, and otherwise grey.
     """
     tiles = []
     for position, index in enumerate(indices):
@@ -93,11 +95,15 @@ def disagreements(
         tiles.append(Tile(pixels[position], above, below, colour=colour, colour_below="black"))
     columns = 4
     rows = [tiles[first : first + columns] for first in range(0, max(1, len(tiles)), columns)]
-    title = "\n".join(f"{side}: {name}" for side, name in zip("AB", names, strict=True))
+    title = "Test images for which A and B predict different digits"
+    legend = {BLUE: "blue: A is right", RED: "red: B is right", GREY: "grey: neither is right"}
     if not tiles:
-        title += "\nA and B predict the same digit for every test image"
-    page = _draw_mosaic(rows, columns, title, 10, gap=12, lines=2, points=8, title_points=10)
-    figures.save_png(page, path)
+        title, legend = "A and B predict the same digit for every test image", {}
+    title += "".join(f"\n{side}: {name}" for side, name in zip("AB", names, strict=True))
+    page = _draw_mosaic(
+        rows, columns, title, 10, gap=12, legend=legend, lines=2, points=8, title_points=10
+    )
+    canvas.save_png(page, path)
 
 
 def neighbours(
@@ -124,18 +130,25 @@ def neighbours(
             row.append(Tile(pixels, str(label), f"{distance:.2f}", **style))
         rows.append(row)
     k = nearest_labels.shape[1]
-    title = f"Test images and their {k} nearest neighbours in feature space\n(Euclidean distance)"
-    page = _draw_mosaic(rows, k + 1, title, scale=5, gap=10, lines=1, points=10)
-    figures.save_png(page, path)
+    title = (
+        f"Test images and their {k} nearest neighbours in feature space\n"
+        "(above: digit, below: Euclidean distance)"
+    )
+    legend = {RED: "red: a neighbour of another digit"}
+    page = _draw_mosaic(rows, k + 1, title, scale=5, gap=10, legend=legend, lines=1, points=10)
+    canvas.save_png(page, path)
 
 
 def augmented(path: Path, originals: np.ndarray, variants: np.ndarray, title: str) -> None:
-    """Draw a column per image: the original (N, 28, 28), then its variants (V, N, 28, 28)."""
+    """Draw a column per image: the original (N, 28, 28), then its variants (V, N, 28, 28).
+
+    V may be 0.
+    """
     rows = [[Tile(pixels, frame=BLUE, frame_width=3) for pixels in originals]]
     rows[0][0].left = "original"
     rows += [[Tile(pixels, frame=LIGHT_GREY) for pixels in variant] for variant in variants]
     page = _draw_mosaic(rows, len(originals), title, scale=4, gap=10)
-    figures.save_png(page, path)
+    canvas.save_png(page, path)
 
 
 def _format_probability(value: float) -> str:
@@ -143,12 +156,14 @@ def _format_probability(value: float) -> str:
     return f"{value:.3f}" if value < 0.9995 else "> 0.999"
 
 
+@default_settings()
 def _draw_mosaic(
     rows: Sequence[Sequence[Tile]],
     columns: int,
     title: str,
     scale: int,
     gap: int,
+    legend: Mapping[str, str] = MappingProxyType({}),
     lines: int = 0,
     points: float = 9,
     title_points: float = 12,
@@ -158,7 +173,7 @@ def _draw_mosaic(
     An image pixel becomes a square of ``scale`` x ``scale`` picture pixels; ``gap`` is the number
     of picture pixels between images. If ``lines`` is not 0, space is reserved for that many lines
     of text of size ``points`` above each image and one line of small text below. The title is
-    wrapped to the width of the picture.
+    wrapped to the width of the picture. ``legend`` gives the meaning of colours, in one line.
     """
     size = IMAGE_SIZE * scale
     above = lines * _line_height(points) + PAD if lines else 0
@@ -166,12 +181,17 @@ def _draw_mosaic(
     column_step = size + gap
     row_step = size + max(gap, above + below + PAD)
     width = max(columns * column_step - gap + 2 * MARGIN, MIN_WIDTH)
-    characters = int(width / (0.64 * title_points * DPI / 72))
-    title = "\n".join(figures.wrap_text(line, characters) for line in title.split("\n"))
-    top = _line_height(title_points) * (1 + title.count("\n")) + MARGIN
+    lines_of_title = title.split("\n")
+    title = "\n".join(canvas.wrap_text(line, width / DPI, title_points) for line in lines_of_title)
+    title_height = _line_height(title_points) * (1 + title.count("\n"))
+    top = title_height + MARGIN + (_line_height(LEGEND_SIZE) if legend else 0)
     left = (width - columns * column_step + gap) // 2
-    figure = figures.new_figure(width / DPI, (top + len(rows) * row_step) / DPI)
+    figure = canvas.new_figure(width / DPI, (top + len(rows) * row_step) / DPI)
     _draw_text(figure, width / 2, MARGIN / 2, title, va="top", fontsize=title_points)
+    for index, (colour, text) in enumerate(legend.items()):
+        x = width * (index + 0.5) / len(legend)
+        style = {"color": colour, "fontsize": LEGEND_SIZE, "va": "top"}
+        _draw_text(figure, x, MARGIN / 2 + title_height, text, **style)
     positions = [
         (tile, left + column * column_step, top + row * row_step + above)
         for row, tiles in enumerate(rows)
@@ -179,7 +199,7 @@ def _draw_mosaic(
     ]
     for tile, x, y in positions:
         _draw_captions(figure, tile, x, y, size, points)
-    page = figures.render_figure(figure)
+    page = canvas.render_figure(figure)
     for tile, x, y in positions:
         _paste_tile(page, tile, x, y, scale)
     return page
@@ -215,5 +235,5 @@ def _paste_tile(page: np.ndarray, tile: Tile, x: int, y: int, scale: int) -> Non
     image = shades.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = image.shape
     frame = tile.frame_width
-    page[y - frame : y + height + frame, x - frame : x + width + frame] = figures.rgb(tile.frame)
+    page[y - frame : y + height + frame, x - frame : x + width + frame] = canvas.rgb(tile.frame)
     page[y : y + height, x : x + width] = image[..., None]

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Modules that a run needs and that are slow to import.
 PRELOAD_MODULES = [
     "mnistcnn.training.train_run",
+    "mnistcnn.evaluation.matplotlib_import",  # before other modules of matplotlib
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "sklearn.manifold",
