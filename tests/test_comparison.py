@@ -12,9 +12,9 @@ from mnistcnn import compare
 from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.data import dataset
 from mnistcnn.experiments import comparison, verdicts
+from mnistcnn.experiments.predictions import most_different
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import append_history
-from mnistcnn.runs.store import find_runs
 from mnistcnn.system.errors import UsageError
 from mnistcnn.training.train_run import train_run
 
@@ -44,7 +44,8 @@ def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status
 
 
 def compare_text(tmp_path, *paths, baseline=None) -> str:
-    return comparison.compare_paths(paths, tmp_path / "out", baseline, None)
+    comparison.compare_paths(paths, tmp_path / "out", baseline, None).write()
+    return (tmp_path / "out" / comparison.COMPARISON).read_text()
 
 
 def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
@@ -58,7 +59,6 @@ def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
     )
     assert f"p = {binomtest(1, 11).pvalue:.3g} " in text
     assert "These two networks differ." in text and "other seeds" in text
-    assert (tmp_path / "out" / comparison.COMPARISON).read_text() == text + "\n"
 
 
 def test_two_runs_with_different_seeds_are_compared(tmp_path):
@@ -71,7 +71,8 @@ def test_two_runs_with_different_seeds_are_compared(tmp_path):
 def test_two_runs_with_equal_settings_are_named_by_their_directories(tmp_path):
     a, b = make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(6))
     text = compare_text(tmp_path, a, b)
-    assert f"**{b}** against **{a}**: test error +0.000 points" in text
+    assert "**b** against **a**: test error +0.000 points" in text
+    assert "Baseline: a, the first directory; `--baseline` selects another." in text
     assert "p = 1 " in text and "No difference is shown" in text
 
 
@@ -168,7 +169,8 @@ def test_pair_names_distinguish_all_groups(tmp_path):
     make_run(tmp_path / "a", range(9))
     make_run(tmp_path / "b", range(8), "optimizer=adam", "optimizer.lr=0.1")
     make_run(tmp_path / "c", range(7), "optimizer=adam")
-    pairs = comparison.compare_groups([find_runs(tmp_path)], None)
+    collections, _ = comparison.find_collections([tmp_path])
+    _, pairs = comparison.compare_groups(collections, None)
     assert [pair.names[1] for pair in pairs] == [
         "optimizer=adam optimizer.lr=0.1",
         "optimizer=adam optimizer.lr=0.001",
@@ -197,7 +199,8 @@ def test_incomplete_runs_are_left_out_and_named(tmp_path):
     make_run(tmp_path / "runs" / "b", [1], "aug=full")
     make_run(tmp_path / "runs" / "c", [1], "aug=prose", status="failed")
     text = compare_text(tmp_path, tmp_path / "runs")
-    assert f"not complete: {tmp_path / 'runs' / 'c'}" in text and "aug=prose" not in text
+    assert f"Left out:\n\n- {tmp_path / 'runs' / 'c'}: failed\n" in text
+    assert "aug=prose" not in text
 
 
 @pytest.mark.parametrize(
@@ -206,8 +209,16 @@ def test_incomplete_runs_are_left_out_and_named(tmp_path):
         ([], None, "no run found in"),
         ([()], None, "only one complete run, "),
         ([(), ("seed=1",), ("seed=2",)], None, "differ only in their seeds"),
-        ([(), ("aug=full",)], "aug=ful", "matches none of the 2 groups"),
-        ([(), ("aug=full",)], "seed=0", "matches 2 of the 2 groups"),
+        (
+            [(), ("aug=full",)],
+            "full",
+            "'full' matches none of the 2 groups: choose one of aug=none, aug=full$",
+        ),
+        (
+            [(), ("aug=full",), ("aug=full", "epochs=3")],
+            "aug=full",
+            "matches 2 of the 3 groups: choose one of 'epochs=10 aug=full', 'epochs=3 aug=full'$",
+        ),
     ],
 )
 def test_an_impossible_comparison_is_refused(tmp_path, runs, baseline, message):
@@ -231,8 +242,8 @@ def test_most_different_images_are_sorted_by_the_difference():
     a[[0, 1, 2, 3], [0, 1, 2, 4]] = 0.55  # the last one is wrong
     b[0, 7], b[1, 1], b[2, 7], b[3, 3] = 0.55, 0.55, 0.9, 0.55  # 0 and 2 are wrong
     a[2, 2] = 0.95
-    assert comparison.most_different(labels, a, b, 12).tolist() == [2, 0, 3]
-    assert comparison.most_different(labels, a, b, 1).tolist() == [2]
+    assert most_different(labels, a, b, 12).tolist() == [2, 0, 3]
+    assert most_different(labels, a, b, 1).tolist() == [2]
 
 
 def test_compare_command_with_two_trained_runs(command, tmp_path):
@@ -240,7 +251,7 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
         train_run(settings(*TINY, f"seed={seed}", "aug=full"), tmp_path / name)
     code, out, err = command(compare.main, "a", "b", "--out", "results")
     assert code == 0 and err == ""
-    assert "**seed=1** against **seed=0**" in out and "McNemar's exact test" in out
+    assert "seed=1 against seed=0: test error" in out and "McNemar's exact test" in out
     files = {path.name for path in (tmp_path / "results").iterdir()}
     assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
     code, out, err = command(compare.main, "a", "nowhere")
@@ -255,5 +266,6 @@ def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset, "load_splits", load_splits)
     text = compare_text(tmp_path, a, b)
-    assert "are not shown: data.dir: no such directory" in text
+    assert text.endswith("disagreements.png was not drawn: data.dir: no such directory\n")
+    assert "![validation_curves.png]" in text
     assert not (tmp_path / "out" / comparison.DISAGREEMENTS).exists()

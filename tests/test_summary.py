@@ -9,21 +9,20 @@ import pytest
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.evaluation import figures
+from mnistcnn.experiments.curves import VALIDATION_CURVES
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
     ERROR_BY_SAMPLES,
     SUMMARY_CSV,
     SUMMARY_MD,
-    VALIDATION_CURVES,
-    curves_by_label,
     errors_by_samples,
-    write_summary,
+    summarise,
 )
 from mnistcnn.runs.directory import HISTORY, METRICS
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.errors import MnistcnnError
 
-from .synthetic_runs import make_run, make_runs
+from .synthetic_runs import make_run, make_runs, write_summary
 
 PNG = b"\x89PNG"
 

@@ -1,6 +1,7 @@
 """Check the settings and directories of a run or a sweep before it starts."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mnistcnn.config.load import flatten, to_dict, to_settings, without_command_
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
+from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.runs.directory import create_run_dir, slugify
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import find_runs
@@ -149,6 +151,12 @@ def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
         raise UsageError(
             f"hydra.sweep.dir={sweep_dir} already holds runs: choose another directory"
         )
+    record_sweep(
+        sweep_dir,
+        ["python", "-m", f"mnistcnn.{config_name}", *sys.argv[1:]],
+        [override.key_or_group for override in overrides],
+        settings,
+    )
     _exclude_from_names(config, [o for o in overrides if not o.is_sweep_override()])
     by_hash = {config_sha256(each): each for each in settings if config_name == "train"}
     complete = {run.metrics.get("config_sha256") for run in find_runs(sweep_dir) if run.complete}
