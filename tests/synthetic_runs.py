@@ -43,8 +43,8 @@ def make_run(
     """Create the directory of a run of two epochs with the files that summary and comparison read.
 
     ``accuracy`` is the test accuracy on LABELS; that of validation is 0.01 and that of training
-    0.02 higher. An incomplete run has no scores. Each call starts a later run. ``metrics`` are further values of
-    ``metrics.json``.
+    0.02 higher. An incomplete run has no scores. Each call starts a later run. ``metrics`` are
+    further values of ``metrics.json``.
     """
     path.mkdir(parents=True)
     run_settings = settings(*overrides)

@@ -193,12 +193,15 @@ def _pair_directories(collections: Sequence[Collection], baseline: str | None) -
         if key != "seed"
     ]
     baselines = {entry.key: entry for entry in _entries(first, keys)}
+    entries = [
+        *baselines.values(),
+        *(entry for each in others for entry in _entries(each, keys, list(baselines))),
+    ]
     # a single group is also the baseline of groups with other settings
     fallback = next(iter(baselines.values())) if len(baselines) == 1 else None
     pairs = [
         (a, b)
-        for other in others
-        for b in _entries(other, keys)
+        for b in entries[len(baselines) :]
         if (a := baselines.get(b.key, fallback)) is not None
     ]
     if not pairs:
@@ -207,7 +210,6 @@ def _pair_directories(collections: Sequence[Collection], baseline: str | None) -
             "there is nothing to compare"
         )
     paired = {a.name for a, _ in pairs} | {b.name for _, b in pairs}
-    entries = [entry for each in (first, *others) for entry in _entries(each, keys)]
     compared = [entry for entry in entries if entry.name in paired]
     left_out = [entry.name for entry in entries if entry.name not in paired]
     notes = [f"Only in one directory and not compared: {', '.join(left_out)}"] if left_out else []
@@ -243,9 +245,12 @@ def _first_directory(collections: Sequence[Collection], baseline: str | None) ->
     )
 
 
-def _entries(collection: Collection, keys: Sequence[str]) -> list[_Entry]:
+def _entries(
+    collection: Collection, keys: Sequence[str], order: Sequence[str] = ()
+) -> list[_Entry]:
+    """Return the groups of a directory; those in ``order``, which are group keys, come first."""
     name = collection.name
-    return [
+    entries = [
         _Entry(
             name,
             f"{name}: {label(group.settings, keys)}" if keys else name,
@@ -254,6 +259,8 @@ def _entries(collection: Collection, keys: Sequence[str]) -> list[_Entry]:
         )
         for group in group_runs(collection.runs)
     ]
+    ranks = {key: rank for rank, key in enumerate(order)}
+    return sorted(entries, key=lambda entry: ranks.get(entry.key, len(ranks)))
 
 
 def _is_copy(a: Group, b: Group) -> bool:

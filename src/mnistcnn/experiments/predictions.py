@@ -12,7 +12,6 @@ from mnistcnn.runs.store import Run
 from mnistcnn.system.errors import UsageError
 
 
-@lru_cache(maxsize=256)
 def load_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (N,) int64 and probabilities (N, 10) float32 of the run in ``path``.
 
@@ -20,17 +19,22 @@ def load_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     file = path / directory.PREDICTIONS
     try:
-        with np.load(file) as arrays:
-            labels, probabilities = arrays["labels"], arrays["probabilities"]
+        return _load(file.resolve())
     except Exception as error:  # a corrupt archive raises many types
         raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+@lru_cache(maxsize=256)
+def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(file) as arrays:
+        labels, probabilities = arrays["labels"], arrays["probabilities"]
     if (
         not (labels.ndim == 1 and len(labels) and probabilities.shape == (len(labels), NUM_CLASSES))
         or labels.dtype.kind not in "iu"
         or probabilities.dtype.kind != "f"
         or not np.isin(labels, range(NUM_CLASSES)).all()
     ):
-        raise UsageError(f"{file} cannot be read: it does not hold labels and probabilities")
+        raise ValueError("it does not hold labels and probabilities")
     return labels, probabilities
 
 
