@@ -15,6 +15,7 @@ from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.data import dataset
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments import comparison, verdicts
+from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.predictions import most_different
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import append_history
@@ -316,6 +317,11 @@ def test_the_terminal_shows_no_markdown_signs(tmp_path, command):
     assert "of the first directory, a; --baseline selects another." in out
     text = (tmp_path / "results" / comparison.COMPARISON).read_text()
     assert "**aug=full**" in text and "![validation_curves.png](validation_curves.png)" in text
+
+
+def test_plain_text_has_no_markdown_signs():
+    text = "# Title\n\n**a b** and `--baseline`, # 2 * 3 ** 2\n\n![x.png](x.png)\n\n![y](y)\n"
+    assert plain_text(text) == "Title\n\na b and --baseline, # 2 * 3 ** 2"
 
 
 def test_two_seeds_have_no_interval(tmp_path):

@@ -173,6 +173,23 @@ def test_a_sweep_with_one_group_has_no_next_command(command, tmp_path):
     assert out.endswith(f"Results: {tmp_path / 'sweep'}\n")
 
 
+def test_a_study_ends_with_the_best_trial(command, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    _, out, _ = command(
+        quick_train,
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.params=null",
+        "optimizer.lr=interval(0.1,0.9)",
+        "hydra.sweep.dir=study",
+    )
+    first = summarise(tmp_path / "study").groups[0].settings["optimizer.lr"]  # the first trial
+    assert f"Best trial: optimizer.lr={first:.3g}, 12.50% (n=1)" in out.splitlines()
+    content = json.loads((tmp_path / "study" / SWEEP_FILE).read_text())
+    assert content["values"] == {} and "hydra/sweeper=optuna" in content["commands"][0]
+
+
 def test_jobs_that_were_not_started_are_counted_with_those_that_failed(
     command, tmp_path, monkeypatch
 ):

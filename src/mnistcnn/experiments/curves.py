@@ -42,7 +42,7 @@ def draw_curves(path: Path, groups: dict[str, Group]) -> None:
     figures.overlaid_curves(
         path,
         {name: errors_by_epoch(group) for name, group in selected.items()},
-        figures.wrap_text(note, width=100),
+        figures.wrap_text(note, width=75),
     )
 
 
@@ -57,8 +57,8 @@ def select_curves(groups: dict[str, Group]) -> tuple[dict[str, Group], str]:
     errors = {name: groups[name].mean("validation", "error").mean for name in others}
     best = {first, *sorted(others, key=errors.__getitem__)[: MAX_CURVES - 1]}
     note = (
-        f"{first}, and the {MAX_CURVES - 1} of {len(others)} others with the lowest validation "
-        f"error; {len(groups) - MAX_CURVES} are not shown"
+        f"The first group and the {MAX_CURVES - 1} of {len(others)} others with the lowest "
+        f"validation error; {len(groups) - MAX_CURVES} are not shown"
     )
     return {name: groups[name] for name in groups if name in best}, note
 
