@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -14,8 +16,9 @@ from mnistcnn.runs.directory import METRICS
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.errors import WriteError
 
+from .conftest import ROOT
 from .synthetic_runs import make_run, settings
-from .test_multirun import quick_train
+from .test_multirun import QUICK_TRAIN, quick_train
 
 
 def record(path, *jobs: str, keys=("aug", "optimizer.lr", "seed")) -> dict:
@@ -82,14 +85,17 @@ def test_a_damaged_file_counts_as_missing(tmp_path, content):
     assert sort_as_typed([full, none], tmp_path) == [none, full]
 
 
-def test_a_file_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, caplog):
+def test_a_file_that_cannot_be_written_is_a_line(tmp_path, monkeypatch):
     def fail(path, _):
         raise WriteError(f"{path} cannot be written")
 
+    lines = []
     monkeypatch.setattr(sweep_file, "write_json", fail)
-    monkeypatch.setattr(sweep_file.logging.getLogger("mnistcnn"), "propagate", True)
+    monkeypatch.setattr(
+        sweep_file.log, "warning", lambda form, *values: lines.append(form % values)
+    )
     record_sweep(tmp_path, [], ["aug"], [settings()])
-    assert caplog.messages == [f"{tmp_path / SWEEP_FILE} cannot be written"]
+    assert lines == [f"{tmp_path / SWEEP_FILE} cannot be written"]
 
 
 # The order of runs -------------------------------------------------------------------------------
@@ -173,20 +179,25 @@ def test_a_sweep_with_one_group_has_no_next_command(command, tmp_path):
     assert out.endswith(f"Results: {tmp_path / 'sweep'}\n")
 
 
-def test_a_study_ends_with_the_best_trial(command, tmp_path):
+def test_a_study_ends_with_the_best_trial(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    _, out, _ = command(
-        quick_train,
-        "-m",
+    arguments = [
         "hydra/sweeper=optuna",
         "hydra.sweeper.n_trials=2",
         "hydra.sweeper.params=null",
         "optimizer.lr=interval(0.1,0.9)",
-        "hydra.sweep.dir=study",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", QUICK_TRAIN, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    first = summarise(tmp_path / "study").groups[0].settings["optimizer.lr"]  # the first trial
-    assert f"Best trial: optimizer.lr={first:.3g}, 12.50% (n=1)" in out.splitlines()
-    content = json.loads((tmp_path / "study" / SWEEP_FILE).read_text())
+    first = summarise(tmp_path).groups[0].settings["optimizer.lr"]
+    assert f"Best trial: optimizer.lr={first:.3g}, 12.50% (n=1)" in result.stdout.splitlines()
+    content = json.loads((tmp_path / SWEEP_FILE).read_text())
     assert content["values"] == {} and "hydra/sweeper=optuna" in content["commands"][0]
 
 
