@@ -1,10 +1,14 @@
 """Run directories that are written without training, for the tests of code that reads them."""
 
+import io
 import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from mnistcnn.config.load import FORMAT, to_yaml
+from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.history import append_history
 from mnistcnn.runs.identity import config_sha256
@@ -15,6 +19,18 @@ from . import conftest
 
 settings = cache(conftest.settings)
 
+LABELS = np.arange(100) % 10  # of the test images
+
+
+def predictions_file(wrong: int, labels: np.ndarray = LABELS) -> bytes:
+    """Return a ``predictions.npz`` in which the first ``wrong`` images are misclassified."""
+    predicted = np.where(np.arange(len(labels)) < wrong, (labels + 1) % 10, labels)
+    probabilities = np.full((len(labels), 10), 0.01, dtype=np.float32)
+    probabilities[np.arange(len(labels)), predicted] = 0.91
+    content = io.BytesIO()
+    np.savez(content, labels=labels, predictions=predicted, probabilities=probabilities)
+    return content.getvalue()
+
 
 def make_run(
     path: Path,
@@ -24,11 +40,11 @@ def make_run(
     seconds: float = 10.0,
     **metrics: object,
 ) -> Run:
-    """Create the directory of a run of two epochs with the files that a summary reads.
+    """Create the directory of a run of two epochs with the files that summary and comparison read.
 
-    ``accuracy`` is the test accuracy; that of validation is 0.01 and that of training 0.02 higher.
-    An incomplete run has no scores. Each call starts a later run. ``metrics`` are further values of
-    ``metrics.json``.
+    ``accuracy`` is the test accuracy on LABELS; that of validation is 0.01 and that of training
+    0.02 higher. An incomplete run has no scores. Each call starts a later run. ``metrics`` are
+    further values of ``metrics.json``.
     """
     path.mkdir(parents=True)
     run_settings = settings(*overrides)
@@ -43,7 +59,7 @@ def make_run(
     }
     if status in COMPLETE_STATUSES:
         content["epochs"] = 2
-        (path / PREDICTIONS).write_bytes(b"not read by these tests")
+        (path / PREDICTIONS).write_bytes(predictions_file(round(len(LABELS) * (1 - accuracy))))
         for split, offset in (("train", 0.02), ("validation", 0.01), ("test", 0.0)):
             value = round(accuracy + offset, 4)
             content[split] = {"accuracy": value, "error": round(1 - value, 4)}
@@ -58,3 +74,10 @@ def make_run(
 def make_runs(path: Path, *overrides: str) -> list[Run]:
     """Create a run in ``path/0``, ``path/1``, ... for each string of overrides."""
     return [make_run(path / str(index), *each.split()) for index, each in enumerate(overrides)]
+
+
+def write_summary(path: Path) -> str:
+    """Write the summary of the runs below ``path`` and return its text."""
+    summary = summarise(path)
+    summary.write()
+    return summary.text

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -11,11 +13,13 @@ from scipy.stats import binomtest
 from mnistcnn import compare
 from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.data import dataset
+from mnistcnn.evaluation import figures
 from mnistcnn.experiments import comparison, verdicts
+from mnistcnn.experiments.documents import plain_text
+from mnistcnn.experiments.predictions import most_different
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import append_history
-from mnistcnn.runs.store import find_runs
-from mnistcnn.system.errors import UsageError
+from mnistcnn.system.errors import UsageError, WriteError
 from mnistcnn.training.train_run import train_run
 
 from .conftest import TINY, settings
@@ -44,7 +48,8 @@ def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status
 
 
 def compare_text(tmp_path, *paths, baseline=None) -> str:
-    return comparison.compare_paths(paths, tmp_path / "out", baseline, None)
+    comparison.compare_paths(paths, tmp_path / "out", baseline, None).write()
+    return (tmp_path / "out" / comparison.COMPARISON).read_text()
 
 
 def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
@@ -58,7 +63,6 @@ def test_two_runs_are_compared_by_mcnemars_test(tmp_path):
     )
     assert f"p = {binomtest(1, 11).pvalue:.3g} " in text
     assert "These two networks differ." in text and "other seeds" in text
-    assert (tmp_path / "out" / comparison.COMPARISON).read_text() == text + "\n"
 
 
 def test_two_runs_with_different_seeds_are_compared(tmp_path):
@@ -71,7 +75,8 @@ def test_two_runs_with_different_seeds_are_compared(tmp_path):
 def test_two_runs_with_equal_settings_are_named_by_their_directories(tmp_path):
     a, b = make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(6))
     text = compare_text(tmp_path, a, b)
-    assert f"**{b}** against **{a}**: test error +0.000 points" in text
+    assert "**b** against **a**: test error +0.000 points" in text
+    assert "Baseline: a, the first directory; `--baseline` selects another." in text
     assert "p = 1 " in text and "No difference is shown" in text
 
 
@@ -168,7 +173,8 @@ def test_pair_names_distinguish_all_groups(tmp_path):
     make_run(tmp_path / "a", range(9))
     make_run(tmp_path / "b", range(8), "optimizer=adam", "optimizer.lr=0.1")
     make_run(tmp_path / "c", range(7), "optimizer=adam")
-    pairs = comparison.compare_groups([find_runs(tmp_path)], None)
+    collections, _ = comparison.find_collections([tmp_path])
+    _, pairs = comparison.compare_groups(collections, None)
     assert [pair.names[1] for pair in pairs] == [
         "optimizer=adam optimizer.lr=0.1",
         "optimizer=adam optimizer.lr=0.001",
@@ -197,7 +203,8 @@ def test_incomplete_runs_are_left_out_and_named(tmp_path):
     make_run(tmp_path / "runs" / "b", [1], "aug=full")
     make_run(tmp_path / "runs" / "c", [1], "aug=prose", status="failed")
     text = compare_text(tmp_path, tmp_path / "runs")
-    assert f"not complete: {tmp_path / 'runs' / 'c'}" in text and "aug=prose" not in text
+    assert f"Left out:\n\n- {tmp_path / 'runs' / 'c'}: failed\n" in text
+    assert "aug=prose" not in text
 
 
 @pytest.mark.parametrize(
@@ -206,8 +213,16 @@ def test_incomplete_runs_are_left_out_and_named(tmp_path):
         ([], None, "no run found in"),
         ([()], None, "only one complete run, "),
         ([(), ("seed=1",), ("seed=2",)], None, "differ only in their seeds"),
-        ([(), ("aug=full",)], "aug=ful", "matches none of the 2 groups"),
-        ([(), ("aug=full",)], "seed=0", "matches 2 of the 2 groups"),
+        (
+            [(), ("aug=full",)],
+            "full",
+            "'full' matches none of the 2 groups: choose one of aug=none, aug=full$",
+        ),
+        (
+            [(), ("aug=full",), ("aug=full", "epochs=3")],
+            "aug=full",
+            "matches 2 of the 3 groups: choose one of 'aug=full epochs=10', 'aug=full epochs=3'$",
+        ),
     ],
 )
 def test_an_impossible_comparison_is_refused(tmp_path, runs, baseline, message):
@@ -218,11 +233,108 @@ def test_an_impossible_comparison_is_refused(tmp_path, runs, baseline, message):
         compare_text(tmp_path, tmp_path / "runs", baseline=baseline)
 
 
-def test_unreadable_predictions_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        None,
+        {"labels": LABELS},
+        {"labels": LABELS, "probabilities": np.zeros((99, 10), dtype=np.float32)},
+        {"labels": LABELS + 0.5, "probabilities": np.zeros((100, 10), dtype=np.float32)},
+        {"labels": LABELS + 5, "probabilities": np.zeros((100, 10), dtype=np.float32)},
+        {"labels": np.array([{}] * 100), "probabilities": np.zeros((100, 10), dtype=np.float32)},
+    ],
+    ids=["truncated", "missing", "shape", "type", "range", "objects"],
+)
+def test_a_run_with_unreadable_predictions_is_left_out(tmp_path, arrays):
     a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
-    (b / directory.PREDICTIONS).write_bytes(b"PK truncated")
-    with pytest.raises(UsageError, match=r"b/predictions\.npz cannot be read"):
+    with (b / directory.PREDICTIONS).open("wb") as file:
+        file.write(b"PK truncated")
+        if arrays is not None:
+            file.seek(0)
+            np.savez(file, **arrays)
+    message = r"b/predictions\.npz cannot be read: "
+    with pytest.raises(UsageError, match=rf"^found only one complete run, .*\n- .*{message}"):
         compare_text(tmp_path, a, b)
+    c = make_run(tmp_path / "c", [2, 3], "aug=full")
+    text = compare_text(tmp_path, a, b, c)
+    assert "**aug=full** against **aug=none**: test error +1.000 points" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("- "))
+    assert re.match(rf"- {re.escape(str(tmp_path))}/{message}.+", line)
+
+
+def test_a_run_with_a_strange_file_is_left_out(tmp_path):
+    for name in "abcde":
+        make_run(tmp_path / "runs" / name, [1], "aug=full" if name > "a" else "aug=none")
+    for name, content in (("b", '{"format": 5, "status": 7}'), ("c", "null")):
+        (tmp_path / "runs" / name / directory.METRICS).write_text(content)
+    (tmp_path / "runs" / "d" / directory.CONFIG).write_text("seed: [")
+    text = compare_text(tmp_path, tmp_path / "runs")
+    assert "**aug=full** against **aug=none**: test error +0.000 points" in text
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert [line.split(":")[0] for line in lines] == [
+        f"- {tmp_path / 'runs' / name}" for name in ("b", "c", "d")
+    ]
+    assert "metrics.json has no valid status" in lines[0] and "not an object" in lines[1]
+    assert "config.yaml is not a valid configuration" in lines[2]
+
+
+def test_the_verdict_is_printed_and_written_before_the_pictures(tmp_path, command, monkeypatch):
+    make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(7), "aug=full")
+    printed = []
+
+    def fail(path, *_):
+        printed.append((path.parent / comparison.COMPARISON).read_text())
+        raise WriteError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(figures, "overlaid_curves", fail)
+    monkeypatch.setattr(comparison, "_draw_disagreements", fail)
+    code, out, err = command(compare.main, "a", "b", "--out", "results")
+    assert (code, err) == (0, "")
+    verdict, pictures = out.split("Results: results\n")
+    assert "aug=full against aug=none: test error +1.000 points" in verdict
+    assert "**aug=full** against **aug=none**: test error +1.000 points" in printed[0]
+    first, second = pictures.splitlines()
+    assert first.startswith("validation_curves.png was not drawn: ")
+    assert second.startswith("disagreements.png was not drawn: ")
+
+
+def test_a_verdict_that_cannot_be_written_is_printed(tmp_path, command, monkeypatch):
+    make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(7), "aug=full")
+
+    def fail(path, _):
+        raise WriteError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(comparison, "write_text", fail)
+    code, out, err = command(compare.main, "a", "b", "--out", "results")
+    assert code == 1 and err.endswith("comparison.md cannot be written: No space left on device\n")
+    assert "aug=full against aug=none: test error +1.000 points" in out
+
+
+def test_the_terminal_shows_no_markdown_signs(tmp_path, command):
+    make_run(tmp_path / "a", range(6)), make_run(tmp_path / "b", range(7), "aug=full")
+    _, out, _ = command(compare.main, "a", "b", "--out", "results")
+    assert not re.search(r"\*\*|!\[|`|^#", out, re.MULTILINE)
+    assert "of the first directory, a; --baseline selects another." in out
+    text = (tmp_path / "results" / comparison.COMPARISON).read_text()
+    assert "**aug=full**" in text and "![validation_curves.png](validation_curves.png)" in text
+
+
+def test_plain_text_has_no_markdown_signs():
+    text = "# Title\n\n**a b** and `--baseline`, # 2 * 3 ** 2\n\n![x.png](x.png)\n\n![y](y)\n"
+    assert plain_text(text) == "Title\n\na b and --baseline, # 2 * 3 ** 2"
+
+
+def test_two_seeds_have_no_interval(tmp_path):
+    wrong = {"aug=none": lambda seed: 20 + seed, "aug=full": lambda seed: 15 + seed % 2}
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(2)), baseline="aug=none")
+    assert "test error -5.000 points, p = 0.5 (paired over the 2 seeds in common: sign-flip" in text
+    assert "There is no interval for fewer than three seeds." in text
+    wrong["aug=prose"] = lambda seed: 12
+    shutil.rmtree(tmp_path / "sweep")
+    text = compare_text(tmp_path, make_sweep(tmp_path, wrong, range(2)), baseline="aug=none")
+    assert "There is no interval for fewer than three seeds." in text
+    cells = [line.split("|")[5].strip() for line in text.splitlines() if "not shown" in line]
+    assert cells == ["", ""]
 
 
 def test_most_different_images_are_sorted_by_the_difference():
@@ -231,8 +343,8 @@ def test_most_different_images_are_sorted_by_the_difference():
     a[[0, 1, 2, 3], [0, 1, 2, 4]] = 0.55  # the last one is wrong
     b[0, 7], b[1, 1], b[2, 7], b[3, 3] = 0.55, 0.55, 0.9, 0.55  # 0 and 2 are wrong
     a[2, 2] = 0.95
-    assert comparison.most_different(labels, a, b, 12).tolist() == [2, 0, 3]
-    assert comparison.most_different(labels, a, b, 1).tolist() == [2]
+    assert most_different(labels, a, b, 12).tolist() == [2, 0, 3]
+    assert most_different(labels, a, b, 1).tolist() == [2]
 
 
 def test_compare_command_with_two_trained_runs(command, tmp_path):
@@ -240,7 +352,7 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
         train_run(settings(*TINY, f"seed={seed}", "aug=full"), tmp_path / name)
     code, out, err = command(compare.main, "a", "b", "--out", "results")
     assert code == 0 and err == ""
-    assert "**seed=1** against **seed=0**" in out and "McNemar's exact test" in out
+    assert "seed=1 against seed=0: test error" in out and "McNemar's exact test" in out
     files = {path.name for path in (tmp_path / "results").iterdir()}
     assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
     code, out, err = command(compare.main, "a", "nowhere")
@@ -255,5 +367,6 @@ def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset, "load_splits", load_splits)
     text = compare_text(tmp_path, a, b)
-    assert "are not shown: data.dir: no such directory" in text
+    assert text.endswith("disagreements.png was not drawn: data.dir: no such directory\n")
+    assert "![validation_curves.png]" in text
     assert not (tmp_path / "out" / comparison.DISAGREEMENTS).exists()

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from mnistcnn.config.load import FORMAT
-from mnistcnn.experiments.groups import group_runs, label, sort_runs, varying_keys
+from mnistcnn.experiments.groups import (
+    best_group,
+    group_runs,
+    label,
+    rounded_value,
+    varying_keys,
+)
 from mnistcnn.runs.directory import CONFIG, METRICS
 from mnistcnn.runs.store import find_runs, read_run
 
@@ -108,30 +114,14 @@ def test_groups_have_only_complete_runs(tmp_path):
     assert group.mean("validation", "error").mean == pytest.approx(0.365)
 
 
-def test_runs_are_sorted_by_values_not_by_names(tmp_path):
-    runs = make_runs(
-        tmp_path,
-        "seed=10",
-        "seed=2",
-        "seed=0 aug=full",
-        "seed=0 early_stopping.patience=3",
-        "seed=0 early_stopping.patience=10",
-        "seed=0 early_stopping.patience=null",
-    )
-
-    def order(*keys: str) -> list[int]:
-        return [int(run.path.name) for run in sort_runs(runs, keys)]
-
-    assert order("early_stopping.patience", "seed") == [2, 5, 1, 0, 3, 4]
-    assert order("aug.name", "seed", "early_stopping.patience") == [2, 5, 3, 4, 1, 0]
-    assert order() == [0, 1, 2, 3, 4, 5]
+def test_values_are_rounded_only_if_they_were_not_typed():
+    values = [0.0967206464254, 0.967206464254, 0.03125, 0.25, 1e-4, 128, 2.0, None, "full"]
+    expected = ["0.0967", "0.967", "0.03125", "0.25", "0.0001", "128", "2", "null", "full"]
+    assert [rounded_value(value) for value in values] == expected
 
 
-def test_null_is_sorted_before_numbers_and_numbers_before_text():
-    class Run:
-        def __init__(self, value):
-            self.settings = {"key": value}
-
-    runs = [Run(value) for value in ("b", 2.5, None, "10", 10, [1, 2], 2)]
-    values = [run.settings["key"] for run in sort_runs(runs, ["key"])]
-    assert values == [None, 2, 2.5, 10, "10", [1, 2], "b"]
+def test_the_best_group_has_the_lowest_mean_validation_error(tmp_path):
+    make_run(tmp_path / "a", "seed=0", accuracy=0.97)
+    make_run(tmp_path / "b", "seed=1", accuracy=0.89)
+    make_run(tmp_path / "c", "seed=0", "aug=full", accuracy=0.94)
+    assert best_group(group_runs(find_runs(tmp_path))).settings["aug.name"] == "full"

@@ -2,18 +2,19 @@
 
 import csv
 import json
+import re
 
 import pytest
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.experiments.groups import group_runs
-from mnistcnn.experiments.summary import SUMMARY_CSV, write_summary
+from mnistcnn.experiments.summary import SUMMARY_CSV
 from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import find_by_config, find_runs, read_run
-from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.system.errors import UsageError
 
-from .synthetic_runs import make_run, settings
+from .synthetic_runs import make_run, settings, write_summary
 
 
 def test_a_run_is_found_in_its_own_directory(tmp_path):
@@ -111,9 +112,11 @@ def test_an_unreadable_configuration_is_named_in_one_line(tmp_path, content, rea
     make_run(tmp_path / "a", "seed=1")
     make_run(tmp_path / "b", "seed=2")
     (tmp_path / "b" / CONFIG).write_text(content)
-    with pytest.raises(MnistcnnError, match=f"^.*b/config.yaml {reason}$") as error:
-        write_summary(tmp_path)
-    assert len(str(error.value).splitlines()) == 1
+    assert re.fullmatch(f".*b/config.yaml {reason}", read_run(tmp_path / "b").reason)
+    text = write_summary(tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
+    assert re.fullmatch(f"- b: finished, .*b/config.yaml {reason}", line)
+    assert "| 1   | 92.00" in text  # the other run
 
 
 @pytest.mark.parametrize("name", [CONFIG, PREDICTIONS])
@@ -122,5 +125,5 @@ def test_a_run_without_a_required_file_is_not_complete(tmp_path, name):
     make_run(tmp_path / "b", "seed=1")
     (run.path / name).unlink()
     text = write_summary(tmp_path)
-    assert "Not complete: 1 of 2 runs" in text and f"finished, missing {name}" in text
+    assert "Not complete:\n\n- " in text and f"finished, missing or invalid: {name}" in text
     assert [group.seeds for group in group_runs(find_runs(tmp_path))] == [[1]]

@@ -9,21 +9,20 @@ import pytest
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.evaluation import figures
+from mnistcnn.experiments import curves
+from mnistcnn.experiments.curves import VALIDATION_CURVES, errors_by_epoch
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
     ERROR_BY_SAMPLES,
     SUMMARY_CSV,
     SUMMARY_MD,
-    VALIDATION_CURVES,
-    curves_by_label,
     errors_by_samples,
-    write_summary,
+    summarise,
 )
-from mnistcnn.runs.directory import HISTORY, METRICS
+from mnistcnn.runs.directory import CONFIG, HISTORY, METRICS
 from mnistcnn.runs.store import find_runs
-from mnistcnn.system.errors import MnistcnnError
 
-from .synthetic_runs import make_run, make_runs
+from .synthetic_runs import make_run, make_runs, write_summary
 
 PNG = b"\x89PNG"
 
@@ -74,15 +73,14 @@ def test_summary_md_has_mean_deviation_and_interval_over_seeds(tmp_path):
         "aug", "n", "training", "validation", "test", "test error", "epochs", "seconds",
     ]  # fmt: skip
     # Errors 0.10, 0.08 and 0.06: standard deviation 0.02, t(0.975, 2) = 4.3027, and
-    # 4.3027 * 0.02 / sqrt(3) = 0.0497. Errors 0.10 and 0.12: 0.01 * sqrt(2), t(0.975, 1) = 12.706,
-    # and 12.706 * 0.01 * sqrt(2) / sqrt(2) = 0.1271.
+    # 4.3027 * 0.02 / sqrt(3) = 0.0497. Two seeds have no interval.
     assert rows == [
-        ["full", "2", "91.00 ± 1.41", "90.00 ± 1.41", "89.00 ± 1.41",
-         "11.00 ± 1.41 (-1.71 to 23.71)", "2", "10.0"],
         ["none", "3", "94.00 ± 2.00", "93.00 ± 2.00", "92.00 ± 2.00",
          "8.00 ± 2.00 (3.03 to 12.97)", "2", "11.0"],
+        ["full", "2", "91.00 ± 1.41", "90.00 ± 1.41", "89.00 ± 1.41", "11.00 ± 1.41", "2", "10.0"],
         ["prose", "1", "99.50", "98.50", "97.50", "2.50", "2", "10.0"],
     ]  # fmt: skip
+    assert "No interval for fewer than three seeds." in text
     content = (tmp_path / SUMMARY_MD).read_text()
     assert content == f"{text}\n\n![validation_curves.png](validation_curves.png)\n"
     assert (tmp_path / VALIDATION_CURVES).read_bytes().startswith(PNG)
@@ -97,11 +95,12 @@ def test_incomplete_runs_are_listed_with_their_reason_in_one_line(tmp_path):
     content = {"format": FORMAT, "status": "failed", "error": "no such file"}
     (tmp_path / "d" / METRICS).write_text(json.dumps(content))
     lines = write_summary(tmp_path).splitlines()
-    assert "Not complete: 3 of 4 runs" in lines
-    assert lines[-3:] == [
-        "- d: failed, no such file",
-        "- aug=full seed=1: failed, OSError: no space left",
+    assert lines[-5:] == [
+        "Not complete:",
+        "",
         "- aug=none seed=2: interrupted",
+        "- aug=full seed=1: failed, OSError: no space left",
+        "- d: failed, no such file",
     ]
 
 
@@ -110,8 +109,7 @@ def test_a_summary_of_failed_runs_has_no_table_and_no_figure(tmp_path):
         overrides = [f"data.fraction={fraction}"]
         make_run(tmp_path / fraction, *overrides, status="failed", error="E: no")
     assert write_summary(tmp_path) == (
-        "Not complete: 2 of 2 runs\n\n"
-        "- data.fraction=0.5: failed, E: no\n- data.fraction=1: failed, E: no"
+        "Not complete:\n\n- data.fraction=0.5: failed, E: no\n- data.fraction=1: failed, E: no"
     )
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {SUMMARY_CSV, SUMMARY_MD}
@@ -128,7 +126,7 @@ def test_a_summary_of_one_run_is_written_to_its_directory(tmp_path):
 
 
 def test_the_error_by_samples_is_drawn_if_the_fraction_varies(tmp_path):
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         for fraction in (1, 0.25):
             accuracy = 0.8 + 0.1 * fraction + 0.02 * seed
             overrides = [f"seed={seed}", f"data.fraction={fraction}"]
@@ -140,11 +138,11 @@ def test_the_error_by_samples_is_drawn_if_the_fraction_varies(tmp_path):
     assert "![error_by_samples.png](error_by_samples.png)" in content
     series = errors_by_samples(group_runs(find_runs(tmp_path)), ["aug.name"])
     assert series.keys() == {"aug=none", "aug=full"}
-    half = 12.7062 * 0.01  # half the interval of two seeds that differ by 0.02
+    half = 4.3027 * 0.02 / 3**0.5  # half the interval of three seeds that differ by 0.02
     assert series["aug=none"] == pytest.approx(
         np.array([
-            [12_500, 0.145, 0.145 - half, 0.145 + half, 0.165, 0.165 - half, 0.165 + half],
-            [50_000, 0.07, 0.07 - half, 0.07 + half, 0.09, 0.09 - half, 0.09 + half],
+            [12_500, 0.135, 0.135 - half, 0.135 + half, 0.155, 0.155 - half, 0.155 + half],
+            [50_000, 0.06, 0.06 - half, 0.06 + half, 0.08, 0.08 - half, 0.08 + half],
         ]),
         abs=1e-5,
     )  # fmt: skip
@@ -159,33 +157,137 @@ def test_the_error_by_samples_is_not_drawn_if_the_fraction_does_not_vary(tmp_pat
     assert (tmp_path / VALIDATION_CURVES).exists()
 
 
-def test_curves_are_validation_errors_by_label(tmp_path):
+def test_curves_are_validation_errors_of_each_run(tmp_path):
     make_run(tmp_path / "a", "seed=0", accuracy=0.9)
     make_run(tmp_path / "b", "seed=1", accuracy=0.8)
-    groups = group_runs(find_runs(tmp_path))
-    ((name, errors),) = curves_by_label(groups, []).items()
-    assert name == "all runs"
-    assert np.array(errors) == pytest.approx(np.array([[0.29, 0.09], [0.39, 0.19]]))
-    # an evaluation has no history
-    (tmp_path / "b" / HISTORY).unlink()
-    groups = group_runs(find_runs(tmp_path))
-    assert curves_by_label(groups, []) == {}
+    (group,) = group_runs(find_runs(tmp_path))
+    assert np.array(errors_by_epoch(group)) == pytest.approx(np.array([[0.29, 0.09], [0.39, 0.19]]))
 
 
-def test_at_most_twelve_curves_are_drawn(tmp_path):
-    runs = [make_run(tmp_path / f"{size:02}", f"batch_size={size}") for size in range(10, 24)]
-    curves = curves_by_label(group_runs(runs), ["batch_size"])
-    assert list(curves) == [f"batch_size={size}" for size in range(10, 22)]
+@pytest.fixture
+def drawn(monkeypatch) -> dict:
+    """Return the names and the note of the last picture of curves."""
+    last = {}
+
+    def overlaid_curves(path, errors, note=""):
+        last.update(names=list(errors), note=note)
+
+    monkeypatch.setattr(figures, "overlaid_curves", overlaid_curves)
+    return last
 
 
-def test_the_tables_and_other_figures_are_written_if_a_figure_fails(tmp_path, monkeypatch):
+def test_the_best_of_many_curves_and_the_first_are_drawn(tmp_path, drawn):
+    # the last typed is the best, the first the worst
+    for number, size in enumerate(range(10, 24)):
+        make_run(tmp_path / f"{size}", f"batch_size={size}", accuracy=0.8 + number / 100)
+    write_summary(tmp_path)
+    assert drawn["names"] == [f"batch_size={size}" for size in (10, *range(13, 24))]
+    note = (
+        "The first group and the 11 of 13 others with the lowest validation error; 2 are not shown"
+    )
+    assert " ".join(drawn["note"].split()) == note
+
+
+@pytest.mark.parametrize(
+    "content", ["3\n", '{"val_accuracy": null}\n', '{"val_accuracy": NaN}\n', "{\n"]
+)
+def test_a_group_without_a_readable_history_has_no_curve(tmp_path, drawn, content):
+    runs = make_runs(tmp_path, "aug=none", "aug=full")
+    (runs[1].path / HISTORY).write_text(content)
+    write_summary(tmp_path)
+    assert drawn["names"] == ["aug=none"]
+    line = f"Not in validation_curves.png: aug=full. No readable history.jsonl in {runs[1].path}."
+    assert line in (tmp_path / SUMMARY_MD).read_text().splitlines()
+
+
+def test_runs_without_any_history_have_no_curves(tmp_path):
+    for run in make_runs(tmp_path, "aug=none", "aug=full"):  # as of evaluations
+        (run.path / HISTORY).unlink()
+    text = write_summary(tmp_path)
+    assert (tmp_path / SUMMARY_MD).read_text() == text + "\n"
+    assert not (tmp_path / VALIDATION_CURVES).exists()
+
+
+def test_the_tables_are_written_before_the_pictures(tmp_path, monkeypatch):
     def fail(*_):
+        assert len(csv_rows(tmp_path)) == 3
+        assert (tmp_path / SUMMARY_MD).read_text() == summarise(tmp_path).text + "\n"
         raise OSError("no font")
 
+    lines = []
+    monkeypatch.setattr(curves.log, "warning", lambda form, *values: lines.append(form % values))
     make_runs(tmp_path, "data.fraction=1", "data.fraction=0.5")
     monkeypatch.setattr(figures, "overlaid_curves", fail)
-    with pytest.raises(MnistcnnError, match=r"validation_curves.png \(OSError: no font\)"):
-        write_summary(tmp_path)
-    assert len(csv_rows(tmp_path)) == 3
-    assert len(table_cells((tmp_path / SUMMARY_MD).read_text())) == 3
+    text = write_summary(tmp_path)
+    line = "validation_curves.png was not drawn: OSError: no font"
+    assert lines == [line]
+    assert (tmp_path / SUMMARY_MD).read_text() == (
+        f"{text}\n\n{line}\n\n![error_by_samples.png](error_by_samples.png)\n"
+    )
     assert (tmp_path / ERROR_BY_SAMPLES).read_bytes().startswith(PNG)
+
+
+# Files that cannot be read -----------------------------------------------------------------------
+
+FINISHED = "finished, missing or invalid: "
+NO_FORMAT = "config.yaml has no format number"
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"test": 5}, f"{FINISHED}test"),
+        ({"train": None}, f"{FINISHED}train"),
+        ({"validation": {"accuracy": "high", "error": 0.1}}, f"{FINISHED}validation"),
+        ({"test": {"accuracy": float("nan"), "error": 0.1}}, f"{FINISHED}test"),
+        ({"test": {"accuracy": 10**400, "error": 0.1}}, f"{FINISHED}test"),
+        ({"test": {"accuracy": True, "error": 0.1}}, f"{FINISHED}test"),
+        ({"data": []}, f"{FINISHED}data"),
+        ({"data": {"train": None}}, f"{FINISHED}data"),
+        ({"config_sha256": [1]}, f"{FINISHED}config_sha256"),
+        ({"status": 7}, "failed, metrics.json has no valid status"),
+        ({"status": None}, "failed, metrics.json has no valid status"),
+        ({"status": ["finished"]}, "failed, metrics.json has no valid status"),
+        ({"status": "failed", "error": {"a": 1}, "test": 5}, "failed, {'a': 1}"),
+        ({"seconds": 5}, None),
+        ({"seconds": {"total": None}, "epochs": [1], "started_at": 7}, None),
+        ("seed: 1\n", NO_FORMAT),
+        (f"format: {FORMAT}\n1: 2\n", "config.yaml cannot be read: "),
+        (f"format: {FORMAT}\nseed: [1]\n", "config.yaml is not a valid configuration"),
+        (f"format: {FORMAT}\nseed: null\n", "config.yaml is not a valid configuration"),
+    ],
+)
+def test_a_strange_file_is_a_line_about_one_run(tmp_path, changes, outcome):
+    make_run(tmp_path / "a", "seed=1")
+    run = make_run(tmp_path / "b", "seed=2", "aug=full")
+    make_run(tmp_path / "c", "seed=3")
+    if isinstance(changes, str):
+        (run.path / CONFIG).write_text(changes)
+    else:
+        (run.path / METRICS).write_text(json.dumps(run.metrics | changes))
+    text = write_summary(tmp_path)
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(lines) == (outcome is not None)
+    assert all(
+        outcome in line and line.startswith(("- aug=full seed=2: ", "- b: ")) for line in lines
+    )
+    rows = table_cells(text)[1:]
+    assert rows[0][-7:-4] == ["2", "92.00 ± 0.00", "91.00 ± 0.00"]
+    assert len(rows) == 1 + (outcome is None) and len(csv_rows(tmp_path)) == 4
+    assert (tmp_path / VALIDATION_CURVES).read_bytes().startswith(PNG)
+
+
+# The next step -----------------------------------------------------------------------------------
+
+
+def test_the_best_group_is_named_with_rounded_values(tmp_path):
+    for lr, accuracy in (("0.0967206464254", 0.98), ("0.967206464254", 0.97)):
+        make_run(tmp_path / lr, f"optimizer.lr={lr}", "seed=3", accuracy=accuracy)
+    summary = summarise(tmp_path)
+    assert summary.best("Best trial") == "Best trial: optimizer.lr=0.0967, 1.00% (n=1)"
+    assert "| 0.0967206464254 |" in summary.text
+
+
+def test_a_single_group_has_no_best(tmp_path):
+    make_runs(tmp_path, "seed=1", "seed=2")
+    assert summarise(tmp_path).best("Lowest validation error") == ""

@@ -10,8 +10,8 @@ def main() -> None:
     arguments = parse_compare_arguments()
     with startup.fast_imports():  # torch takes seconds to import
         from mnistcnn.cli.app import run_cli
-        from mnistcnn.experiments.comparison import compare_paths
-    run_cli(lambda: print(f"{compare_paths(**vars(arguments))}\n\nResults: {arguments.out}"))
+        from mnistcnn.experiments.comparison import run_comparison
+    run_cli(lambda: run_comparison(**vars(arguments)))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,13 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
     """Parse ``arguments``, by default those of the process: paths, out, baseline, data_dir."""
     parser = argparse.ArgumentParser(
         prog="python -m mnistcnn.compare",
-        description="Compare runs on the same test set. Writes a table, a verdict, learning curves "
-        "and the images on which the predictions differ most.",
-        epilog="Runs that differ only in their seeds form a group. Two runs are compared by "
-        "McNemar's exact test, groups by the paired difference over the seeds in common.",
+        description="Compare runs on the same test set. Prints a table and a verdict, and writes "
+        "them with learning curves and the images on which the predictions differ most.",
+        epilog="Runs that differ only in their seeds form a group, also across directories. But if "
+        "two directories hold runs with the same settings and seeds, as before and after a change "
+        "of the code, each group is compared with the group with the same settings in the first "
+        "directory. Two runs are compared by McNemar's exact test, groups by the paired difference "
+        "over the seeds in common.",
     )
     parser.add_argument(
         "paths",
@@ -57,7 +60,9 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
     )
     parser.add_argument(
         "--baseline",
-        help="settings of the group to compare with, e.g. aug=none (default: the first that ran)",
+        help="settings of the group to compare with, e.g. aug=none; for directories with the same "
+        "settings, one of the directories (default: the group of the first directory; in a sweep, "
+        "the values that were typed first, otherwise the group that was started first)",
     )
     parser.add_argument(
         "--data-dir",

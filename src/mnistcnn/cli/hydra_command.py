@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnistcnn.cli import messages, planning
 from mnistcnn.cli.app import report_interrupt, run_cli, wants_traceback
+from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.multirun import Multirun, Task
-from mnistcnn.experiments.summary import write_summary
+from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs.directory import CONFIG
 from mnistcnn.system.command_lines import format_command, override
 from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
@@ -102,23 +103,30 @@ class HydraCommand:
             print(f"to resume: {command}", file=sys.stderr)
 
     def _finish_multirun(self, multirun: Multirun) -> None:
-        """Print the summary of a sweep, and how to complete it if it was interrupted."""
+        """Print the summary of a sweep and the next command, then write the summary's files."""
         missing = 0
         try:
             missing = multirun.count_incomplete()
-            text = write_summary(multirun.directory)
+            summary = summarise(multirun.directory)
+            is_study = self.config_name == "train" and not multirun.config_hashes
+            best = summary.best("Best trial" if is_study else "Lowest validation error")
+            text = [plain_text(summary.text), f"Results: {multirun.directory}", best]
+            if best:
+                compare = format_command("mnistcnn.compare", [str(multirun.directory)])
+                text.append(f"To compare the groups: {compare}")
             with contextlib.suppress(BrokenPipeError):
-                print("\n" + "\n\n".join(filter(None, [text, f"Results: {multirun.directory}"])))
+                print("\n" + "\n\n".join(filter(None, text)), flush=True)
+            summary.write()
         except Exception as error:
             self._report(error)
             self.exit_code = self.exit_code or 1  # the command line was valid
         if missing:
             line = f"mnistcnn: {missing} run{' is' if missing == 1 else 's are'} not complete"
+            if not_started := multirun.count_not_started():
+                line += f" ({not_started} not started)"
             if multirun.config_hashes:  # else the next command may choose other settings
-                line += (
-                    "; to run only the missing ones, repeat the command with "
-                    f"hydra.sweep.dir={multirun.directory}"
-                )
+                directory = override("hydra.sweep.dir", multirun.directory)
+                line += f"; to run only the missing ones, repeat the command with {directory}"
             print(line, file=sys.stderr)
             self.exit_code = self.exit_code or 1
 

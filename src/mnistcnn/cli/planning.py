@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mnistcnn.data.batches import steps_per_epoch
 from mnistcnn.data.dataset import training_count
 from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
+from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.runs.directory import MAX_SLUG_LENGTH, create_run_dir, refuse_existing_run, slugify
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.store import find_runs
@@ -204,6 +206,8 @@ def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
     if config_name == "train":
         check_data(missing if settings else [to_settings(TrainSettings, config)])
     create_run_dir(sweep_dir, "hydra.sweep.dir")
+    command = ["python", "-m", f"mnistcnn.{config_name}", *sys.argv[1:]]
+    record_sweep(sweep_dir, command, [each.key_or_group for each in overrides], settings)
     log_disk_space(sweep_dir, missing, concurrent)
     _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])
     return Multirun(

@@ -23,6 +23,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
 
 
+def plain_text(text: str) -> str:
+    """Return Markdown without pictures and without the signs of headings, bold text and code."""
+    text = re.sub(r"^!\[.*\]\(.*\)\n*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#+ ", "", text, flags=re.MULTILINE)
+    return re.sub(r"(\*\*|`)(.+?)\1", r"\2", text).strip()
+
+
 def to_html(text: str, title: str, folder: Path) -> str:
     """Convert Markdown to one HTML page that contains its pictures.
 

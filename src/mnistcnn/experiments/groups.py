@@ -42,9 +42,9 @@ def _differ(runs: Iterable[Run], key: str) -> bool:
 
 
 def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:
-    parts: dict[Any, list[Run]] = {}
+    parts: dict[str, list[Run]] = {}
     for run in runs:
-        parts.setdefault(run.settings.get(key), []).append(run)
+        parts.setdefault(json.dumps(run.settings.get(key)), []).append(run)
     return list(parts.values())
 
 
@@ -57,10 +57,10 @@ def matches(settings: dict[str, Any], overrides: Iterable[str]) -> bool:
     """Return whether settings have the values of all overrides: ``["aug=full", "seed=1"]``."""
     for override in overrides:
         key, _, value = override.partition("=")
-        key = key if key in settings else f"{key}.name"
-        if key not in settings:
+        name = full_key(key, settings)
+        if name is None:
             return False
-        if display_value(settings[key]) not in (value, display_value(_parse_value(value))):
+        if display_value(settings[name]) not in (value, display_value(_parse_value(value))):
             return False
     return True
 
@@ -70,6 +70,11 @@ def _parse_value(value: str) -> Any:
         return parse_yaml(f"value: {value}")["value"]
     except Exception:  # not YAML
         return value
+
+
+def full_key(key: str, settings: dict[str, Any]) -> str | None:
+    """Return the full name of a setting as typed: ``aug.name`` for ``aug``; None if unknown."""
+    return next((name for name in (key, f"{key}.name") if name in settings), None)
 
 
 def display_key(key: str) -> str:
@@ -82,6 +87,14 @@ def display_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     return "null" if value is None else str(value).replace(" ", "")
+
+
+def rounded_value(value: Any) -> str:
+    """Return a setting's value for display, rounded to three digits if it has more than five."""
+    text = display_value(value)
+    if isinstance(value, float) and float(f"{value:.5g}") != value:
+        return f"{value:.3g}"
+    return text
 
 
 @dataclass(frozen=True)
@@ -109,27 +122,25 @@ class Group:
         return statistics.mean_interval(self.values(split, name))
 
 
+def group_key(run: Run) -> str:
+    """Return text that is equal for runs that differ only in their seeds."""
+    omitted = ("seed", *NON_IDENTITY_KEYS)
+    settings = {key: value for key, value in run.settings.items() if key not in omitted}
+    return json.dumps(settings, sort_keys=True)
+
+
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Group complete runs by their settings without the seed.
+    """Group usable runs by their settings without the seed, in the order of their first runs.
 
     Of several runs with the same settings and seed, only the first is kept.
     """
     runs_by_seed: dict[str, dict[int, Run]] = {}
     for run in runs:
-        if run.complete:
-            settings = {k: v for k, v in run.settings.items() if k not in NON_IDENTITY_KEYS}
-            seed = settings.pop("seed")
-            key = json.dumps(settings, sort_keys=True)
-            runs_by_seed.setdefault(key, {}).setdefault(seed, run)
+        if run.usable:
+            runs_by_seed.setdefault(group_key(run), {}).setdefault(run.seed, run)
     return [Group([runs[seed] for seed in sorted(runs)]) for runs in runs_by_seed.values()]
 
 
-def sort_runs(runs: Iterable[Run], keys: Sequence[str]) -> list[Run]:
-    """Sort runs by the values of ``keys``: null first, then numbers, then text."""
-
-    def rank(value: Any) -> tuple[Any, ...]:
-        if value is None:
-            return (0,)
-        return (1, value) if isinstance(value, int | float) else (2, str(value))
-
-    return sorted(runs, key=lambda run: [rank(run.settings.get(key)) for key in keys])
+def best_group(groups: Iterable[Group]) -> Group:
+    """Return the group with the lowest mean validation error."""
+    return min(groups, key=lambda group: group.mean("validation", "error").mean)

@@ -52,7 +52,9 @@ class Multirun:
     started: float = field(default_factory=time.time)  # seconds since the epoch
 
     def __post_init__(self) -> None:
-        self.complete_at_start = len(self._complete_runs())
+        runs = store.find_runs(self.directory) if self.directory.is_dir() else []
+        self.complete_at_start = sum(run.complete for run in runs)
+        self.metrics_at_start = {run.path: run.metrics for run in runs}
 
     def run_job(
         self, task: Task, settings: Any, run_dir: Path, number: int, show_traceback: bool = False
@@ -97,13 +99,17 @@ class Multirun:
     def count_incomplete(self) -> int:
         """Return the number of jobs that are not complete."""
         if self.config_hashes:
-            complete = {run.metrics.get("config_sha256") for run in self._complete_runs()}
+            complete = {run.config_sha256 for run in self._complete_runs()}
             return len(set(self.config_hashes) - complete)
         runs = store.find_runs(self.directory)
-        return sum(not run.complete and self._is_new(run) for run in runs)
+        return sum(
+            not run.complete and run.metrics != self.metrics_at_start.get(run.path) for run in runs
+        )
 
-    def _is_new(self, run: store.Run) -> bool:
-        return (run.path / METRICS).stat().st_mtime >= self.started
+    def count_not_started(self) -> int:
+        """Return the number of jobs without a run's directory, as far as the jobs are known."""
+        started = {run.config_sha256 for run in store.find_runs(self.directory)}
+        return len(set(self.config_hashes) - started)
 
     def _find_run(self, identity: dict[str, str]) -> store.Run | None:
         if not identity:
@@ -140,7 +146,7 @@ def _identity(settings: Any) -> dict[str, str]:
 def _holds_different_run(run_dir: Path, identity: dict[str, str]) -> bool:
     run = store.read_run(run_dir)
     # an unreadable metrics.json has no config_sha256, and may be overwritten
-    return run is not None and run.metrics.get("config_sha256") not in (*identity.values(), None)
+    return run is not None and run.config_sha256 not in (*identity.values(), None)
 
 
 def _validation_error(run: store.Run | None) -> float | None:

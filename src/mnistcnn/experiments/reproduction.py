@@ -173,7 +173,7 @@ def write_reproduction(
 
 def _section(out: Path, sweep_dir: Path, item: dict[str, Any]) -> list[str]:
     runs = find_runs(sweep_dir) if sweep_dir.is_dir() else []
-    complete = [run for run in runs if run.complete]
+    complete = [run for run in runs if run.usable]
     blocks = result_blocks(item, collect_result(item, runs), runs)
     for picture in item.get("pictures", []):
         path = _picture_path(sweep_dir, group_runs(complete), picture)

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from mnistcnn.config.load import parse_yaml
-from mnistcnn.experiments import comparison, statistics
+from mnistcnn.experiments import statistics
+from mnistcnn.experiments.comparison import compare_groups
 from mnistcnn.experiments.documents import markdown_table, replace_block, repository
 from mnistcnn.experiments.groups import Group, group_runs, matches
+from mnistcnn.experiments.pairing import Collection
 from mnistcnn.experiments.statistics import Mean
 from mnistcnn.experiments.summary import format_percent
 from mnistcnn.experiments.verdicts import verdicts
@@ -33,8 +35,8 @@ NOT_RECORDED = "not recorded"  # of an experiment whose other results are stored
 COLUMNS = ["", "the report", "ours"]
 
 
-def _last_epoch(key: str) -> Callable[[Run], float]:
-    return lambda run: run.history[-1][key]
+def _last_epoch(key: str) -> Callable[[Run], float | None]:
+    return lambda run: run.history[-1].get(key) if run.history else None
 
 
 # The measures of a table row: a function of a run, and whether the mean is shown in percent.
@@ -71,7 +73,7 @@ def load_plan() -> dict[str, Any]:
 
 def collect_result(item: dict[str, Any], runs: Sequence[Run]) -> ExperimentResult:
     """Compute the results of an experiment from its complete runs."""
-    complete = [run for run in runs if run.complete]
+    complete = [run for run in runs if run.usable]
     groups = group_runs(complete)
     result = ExperimentResult([_row_mean(groups, row) for row in item["rows"]])
     if "baseline" in item and len(groups) > 1:
@@ -92,12 +94,14 @@ def _row_mean(groups: Sequence[Group], row: dict[str, Any]) -> Mean | None:
     if group is None:
         return None
     measure, _ = MEASURES[row["measure"]]
-    return statistics.mean_interval([measure(run) for run in group.runs])
+    values = [measure(run) for run in group.runs]
+    return None if None in values else statistics.mean_interval(values)
 
 
 def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
     try:
-        return verdicts(comparison.compare_groups([runs], baseline))
+        _, pairs = compare_groups([Collection(Path(), "", list(runs))], baseline)
+        return verdicts(pairs)
     except MnistcnnError as error:
         return [f"Not compared: {error}"]
 
@@ -142,7 +146,7 @@ def _format_mean(mean: Mean, measure: str) -> str:
 def _missing_reason(row: dict[str, Any], result: ExperimentResult, runs: Sequence[Run]) -> str:
     """Return the reason why a row has no value: not run, failed, or several groups match."""
     matching = [run for run in runs if matches(run.settings, [row["of"]])]
-    if any(run.complete for run in matching):
+    if any(run.usable for run in matching):
         return "ambiguous: the directory holds runs of several commands"
     missing = NOT_RECORDED if result.measured and not runs else NOT_RUN
     return next((f"{run.status}: {run.reason}" for run in matching), missing)

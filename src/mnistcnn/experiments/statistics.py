@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
+MIN_INTERVAL_SEEDS = 3  # with two, Student's t interval is nine times the standard deviation
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of n values; ``sd`` (n - 1 in the divisor) and ``ci95`` are None if n is 1."""
+    """Mean of n values; ``sd`` (n - 1 in the divisor) is None if n is 1, ``ci95`` if n < 3."""
 
     n: int
     mean: float
@@ -31,7 +32,7 @@ class Mean:
 def mean_interval(values: ArrayLike) -> Mean:
     """Return the mean of values (n,) with Student's t interval.
 
-    The interval is mean ± t(0.975, n - 1) sd / sqrt(n).
+    The interval is mean ± t(0.975, n - 1) sd / sqrt(n), and None if n < MIN_INTERVAL_SEEDS.
 
     Raises ValueError if there are no values, or if a value is not finite.
     """
@@ -44,6 +45,8 @@ def mean_interval(values: ArrayLike) -> Mean:
     if n == 1:
         return Mean(n, mean, None, None)
     sd = float(offsets.std(ddof=1))
+    if n < MIN_INTERVAL_SEEDS:
+        return Mean(n, mean, sd, None)
     half_width = float(t.isf((1 - CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
     return Mean(n, mean, sd, (mean - half_width, mean + half_width))
 
@@ -98,13 +101,15 @@ class Paired:
 
     n: int
     mean: float
-    ci95: Interval
+    ci95: Interval | None
     p_value: float
     min_p: float  # the smallest p-value that is possible with n seeds
 
 
-def is_significant(interval: Interval, p_value: float) -> bool:
-    """Return whether the interval excludes zero and p <= 0.05."""
+def is_significant(interval: Interval | None, p_value: float) -> bool:
+    """Return whether there is an interval that excludes zero, and p <= 0.05."""
+    if interval is None:
+        return False
     low, high = interval
     return (low > 0 or high < 0) and p_value <= ALPHA
 
@@ -120,10 +125,11 @@ def min_seeds(comparisons: int = 1, level: float = ALPHA) -> int:
 def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Paired:
     """Test whether B differs from A, given one value (S,) of each for the same S >= 2 seeds.
 
-    ``ci95`` is the percentile bootstrap interval over seeds. (BCa would estimate its corrections
-    from a handful of values, and is undefined if all differences are equal.) ``p_value`` is that of
-    the sign-flip permutation test of the mean, over all 2^S sign patterns, or over ``resamples``
-    random ones if there are more. Both have fixed seeds, so that results are reproducible.
+    ``ci95`` is the percentile bootstrap interval over seeds, and None if S < MIN_INTERVAL_SEEDS.
+    (BCa would estimate its corrections from a handful of values, and is undefined if all
+    differences are equal.) ``p_value`` is that of the sign-flip permutation test of the mean, over
+    all 2^S sign patterns, or over ``resamples`` random ones if there are more. Both have fixed
+    seeds, so that results are reproducible.
 
     :func:`is_significant` needs both: the interval excludes zero, and p <= 0.05. The bootstrap
     estimates the size of the difference, but with few seeds its interval is too narrow by a factor
@@ -146,17 +152,19 @@ def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 9_999) -> Pai
 
     # scipy before 1.15 has no other name for the argument ``random_state``
     options: dict[str, Any] = {"n_resamples": resamples, "random_state": np.random.default_rng(0)}
-    interval = bootstrap(
-        (steps,), np.mean, confidence_level=CONFIDENCE, method="percentile", **options
-    ).confidence_interval
+    ci95 = None
+    if len(steps) >= MIN_INTERVAL_SEEDS:
+        interval = bootstrap(
+            (steps,), np.mean, confidence_level=CONFIDENCE, method="percentile", **options
+        ).confidence_interval
+        ci95 = (float(interval.low * step), float(interval.high * step))
     test = permutation_test((steps,), np.sum, permutation_type="samples", **options)
-    low, high = float(interval.low * step), float(interval.high * step)
     p_value = float(test.pvalue)
     n = len(steps)
     return Paired(
         n=n,
         mean=float(steps.mean() * step),
-        ci95=(low, high),
+        ci95=ci95,
         p_value=p_value,
         min_p=2 / min(2**n, resamples + 1),  # the observed pattern is added to the random ones
     )

@@ -2,65 +2,94 @@
 
 import csv
 import io
-import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mnistcnn.evaluation import figures
+from mnistcnn.experiments.curves import (
+    VALIDATION_CURVES,
+    draw_curves,
+    draw_pictures,
+    split_by_history,
+)
 from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.experiments.groups import (
     Group,
+    best_group,
     display_key,
     display_value,
     group_runs,
     label,
-    sort_runs,
+    rounded_value,
     varying_keys,
 )
-from mnistcnn.experiments.statistics import Mean
+from mnistcnn.experiments.statistics import MIN_INTERVAL_SEEDS, Mean
+from mnistcnn.experiments.sweep_file import sort_as_typed
 from mnistcnn.runs.store import SPLITS, Run, find_runs
 from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.errors import MnistcnnError
-
-log = logging.getLogger(__name__)
 
 SUMMARY_CSV = "summary.csv"
 SUMMARY_MD = "summary.md"
-VALIDATION_CURVES = "validation_curves.png"
 ERROR_BY_SAMPLES = "error_by_samples.png"
 
-MAX_CURVES = 12  # more lines in one picture are hard to distinguish
 
+@dataclass(frozen=True)
+class Summary:
+    """The runs below the directory ``path``, complete or not, in the order as typed.
 
-def write_summary(path: Path) -> str:
-    """Write ``summary.csv``, ``summary.md`` and pictures of all runs below ``path``.
-
-    Return the text of ``summary.md`` without its pictures. Raises MnistcnnError, after writing
-    everything else, if a picture cannot be drawn.
+    ``keys`` are the settings that vary. ``text`` is Markdown without the pictures.
     """
-    runs = find_runs(path)
-    keys = varying_keys(runs)
-    runs = sort_runs(runs, keys)
-    write_text(path / SUMMARY_CSV, _csv(runs, keys, path))
-    groups = group_runs(runs)
-    draw_functions = _draw_functions(groups, [key for key in keys if key != "seed"])
-    text = _markdown(runs, groups, keys)
-    images = [f"![{name}]({name})" for name in draw_functions]
-    write_text(path / SUMMARY_MD, "\n\n".join([text, *images]) + "\n")
-    failures = []
-    for name, draw in draw_functions.items():
-        try:
-            draw(path / name)
-        except Exception as error:
-            log.debug("%s was not written", name, exc_info=True)
-            failures.append(f"{name} ({type(error).__name__}: {error})")
-    if failures:
-        raise MnistcnnError(
-            f"the tables of the summary were written, but not {', '.join(failures)}"
+
+    path: Path
+    runs: list[Run]
+    keys: list[str]
+    groups: list[Group]
+    text: str
+
+    def write(self) -> None:
+        """Write ``summary.csv`` and ``summary.md``, then the pictures, and add these to it.
+
+        Raises WriteError if the tables cannot be written. A picture that cannot be drawn is a
+        warning.
+        """
+        write_text(self.path / SUMMARY_CSV, _csv(self.runs, self.keys, self.path))
+        write_text(self.path / SUMMARY_MD, self.text + "\n")
+        keys = [key for key in self.keys if key != "seed"]
+        functions, missing = _draw_functions(self.groups, keys)
+        if blocks := [*missing, *draw_pictures(self.path, functions)]:
+            write_text(self.path / SUMMARY_MD, "\n\n".join([self.text, *blocks]) + "\n")
+
+    def best(self, noun: str) -> str:
+        """Return a line with the group that has the lowest validation error.
+
+        ``noun`` is what the group is called: ``Best trial: optimizer.lr=0.967, 0.55%``. Values are
+        rounded. Empty if there are fewer than two groups.
+        """
+        if len(self.groups) < 2:
+            return ""
+        group = best_group(self.groups)
+        settings = group.settings
+        values = " ".join(
+            f"{display_key(key)}={rounded_value(settings.get(key))}"
+            for key in varying_keys(run for each in self.groups for run in each.runs)
+            if key != "seed"
         )
-    return text
+        error = f"{100 * group.mean('validation', 'error').mean:.2f}%"
+        return f"{noun}: {values}, {error} (n={len(group.runs)})"
+
+
+def summarise(path: Path) -> Summary:
+    """Read all runs below ``path``; nothing is written. Raises UsageError if there is no ``path``.
+
+    A run that cannot be read is listed with the reason.
+    """
+    runs = sort_as_typed(find_runs(path), path)
+    keys = varying_keys(runs)
+    groups = group_runs(runs)
+    return Summary(path, runs, keys, groups, _markdown(runs, groups, keys))
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -77,8 +106,11 @@ def format_percent(mean: Mean, with_interval: bool = False) -> str:
     return text
 
 
-def group_table(groups: Sequence[Group]) -> str:
-    """Return a Markdown table of the groups' varying settings and scores in percent."""
+def group_table(groups: Sequence[Group], directories: Sequence[str] = ()) -> str:
+    """Return a Markdown table of the groups' varying settings and scores in percent.
+
+    ``directories`` are the groups' directories, for an additional first column.
+    """
     varying = varying_keys(run for group in groups for run in group.runs)
     keys = [key for key in varying if key != "seed"]
     header = [
@@ -92,11 +124,26 @@ def group_table(groups: Sequence[Group]) -> str:
             *(format_percent(group.mean(split, "accuracy")) for split in SPLITS),
             format_percent(group.mean("test", "error"), with_interval=True),
             _format_epochs(float(np.mean([len(run.history) for run in group.runs]))),
-            f"{np.mean([run.metrics['seconds']['total'] for run in group.runs]):.1f}",
+            _format_seconds([run.seconds for run in group.runs if run.seconds is not None]),
         ]
         for group in groups
     ]
+    if directories:
+        header = ["directory", *header]
+        rows = [[name, *row] for name, row in zip(directories, rows, strict=True)]
     return markdown_table(header, rows)
+
+
+def table_caption(groups: Sequence[Group]) -> str:
+    """Return the sentences below :func:`group_table`."""
+    text = "Percent: mean ± standard deviation over n seeds (95% interval of the mean)."
+    if any(len(group.runs) < MIN_INTERVAL_SEEDS for group in groups):
+        text += " No interval for fewer than three seeds."
+    return text
+
+
+def _format_seconds(seconds: Sequence[float]) -> str:
+    return f"{np.mean(seconds):.1f}" if seconds else ""
 
 
 def _format_epochs(epochs: float) -> str:
@@ -122,30 +169,22 @@ def _csv(runs: Sequence[Run], keys: Sequence[str], root: Path) -> str:
             run.reason,
             *(run.measure(*measure) for measure in measures),
             run.metrics.get("epochs"),
-            run.metrics.get("seconds", {}).get("total"),
+            run.seconds,
             run.path.relative_to(root).as_posix(),
         ])  # fmt: skip
     return content.getvalue()
 
 
 def _markdown(runs: Sequence[Run], groups: Sequence[Group], keys: Sequence[str]) -> str:
-    blocks = []
-    if groups:
-        blocks.append(group_table(groups))
-        blocks.append("Percent: mean ± standard deviation over n seeds (95% interval of the mean).")
-    incomplete = [run for run in runs if not run.complete]
-    if incomplete:
-        lines = "\n".join(_incomplete_line(run, keys) for run in incomplete)
-        blocks.append(f"Not complete: {len(incomplete)} of {len(runs)} runs\n\n{lines}")
+    blocks = [group_table(groups), table_caption(groups)] if groups else []
+    if incomplete := [run for run in runs if not run.usable]:
+        lines = [f"- {_run_name(run, keys)}: {run.outcome}" for run in incomplete]
+        blocks.append("\n".join(["Not complete:", "", *lines]))
     return "\n\n".join(blocks)
 
 
-def _incomplete_line(run: Run, keys: Sequence[str]) -> str:
-    name = label(run.settings, keys) if run.settings else ""
-    line = f"- {name or run.path.name}: {run.status}"
-    if run.reason and not run.reason.startswith(run.status):
-        line += f", {run.reason}"
-    return line
+def _run_name(run: Run, keys: Sequence[str]) -> str:
+    return (run.settings and label(run.settings, keys)) or run.path.name
 
 
 # Pictures ----------------------------------------------------------------------------------------
@@ -153,31 +192,19 @@ def _incomplete_line(run: Run, keys: Sequence[str]) -> str:
 
 def _draw_functions(
     groups: Sequence[Group], keys: Sequence[str]
-) -> dict[str, Callable[[Path], None]]:
-    """Return a drawing function for each picture's file name; empty if no run is complete."""
+) -> tuple[dict[str, Callable[[Path], None]], list[str]]:
+    """Return a drawing function for each picture's file name, and lines about missing curves."""
     functions: dict[str, Callable[[Path], None]] = {}
-    if curves := curves_by_label(groups, keys):
-        functions[VALIDATION_CURVES] = lambda path: figures.overlaid_curves(path, curves)
+    by_name = {label(group.settings, keys) or "all runs": group for group in groups}
+    curves, missing = split_by_history(by_name)
+    if curves:
+        functions[VALIDATION_CURVES] = lambda path: draw_curves(path, curves)
     if groups and "data.fraction" in keys:
         other_keys = [key for key in keys if key != "data.fraction"]
         functions[ERROR_BY_SAMPLES] = lambda path: figures.error_by_samples(
             path, errors_by_samples(groups, other_keys)
         )
-    return functions
-
-
-def curves_by_label(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """Return :func:`errors_by_epoch` by label, of at most MAX_CURVES groups."""
-    return {
-        label(group.settings, keys) or "all runs": errors_by_epoch(group)
-        for group in groups[:MAX_CURVES]
-        if all(run.history for run in group.runs)  # some evaluations have no history
-    }
-
-
-def errors_by_epoch(group: Group) -> list[np.ndarray]:
-    """Return each run's validation error after each epoch, (epochs,)."""
-    return [np.array([1 - row["val_accuracy"] for row in run.history]) for run in group.runs]
+    return functions, missing
 
 
 def errors_by_samples(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, np.ndarray]:

@@ -40,7 +40,12 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
     header = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
     rows = [_row(pair, p_value) for pair, p_value in zip(pairs, p_values, strict=True)]
     table = markdown_table(header, rows)
-    return [table, _tests_paragraph(len(tested))] if tested else [table]
+    if not tested:
+        return [table]
+    paragraph = _tests_paragraph(len(tested))
+    if any(result.ci95 is None for result in tested):
+        paragraph += " There is no interval for fewer than three seeds."
+    return [table, paragraph]
 
 
 def _tests_paragraph(comparisons: int) -> str:
@@ -68,13 +73,13 @@ def _row(pair: Pair, p_value: float) -> list[str]:
         pair.names[0],
         "1" if is_single else str(result.n),
         _points(difference),
-        " to ".join(map(_points, result.ci95)),
+        "" if result.ci95 is None else " to ".join(map(_points, result.ci95)),
         _format_p(p_value),
         verdict,
     ]
 
 
-def _verdict(difference: float, interval: Interval, p_value: float, is_single: bool) -> str:
+def _verdict(difference: float, interval: Interval | None, p_value: float, is_single: bool) -> str:
     """Return the verdict in a few words; ``is_single`` is true for two single runs."""
     if not statistics.is_significant(interval, p_value):
         return NOT_SHOWN
@@ -111,14 +116,17 @@ def _mcnemar_sentences(result: McNemar, name_a: str, name_b: str) -> str:
 
 
 def _paired_sentences(result: Paired, seeds_needed: int | None) -> str:
+    tests = "sign-flip test" if result.ci95 is None else "bootstrap interval, sign-flip test"
     text = (
         f"{_difference(result.mean, result.ci95, result.p_value)} (paired over the {result.n} "
-        "seeds in common: bootstrap interval, sign-flip test). "
+        f"seeds in common: {tests}). "
     )
     verdict = _verdict(result.mean, result.ci95, result.p_value, is_single=False)
     if verdict != NOT_SHOWN:
         return text + f"It {verdict}."
     text += "No difference is shown."
+    if result.ci95 is None:
+        text += " There is no interval for fewer than three seeds."
     if result.min_p > ALPHA:
         text += f" With {result.n} seeds p cannot be below {result.min_p:.3g}."
     if result.mean == 0:
@@ -129,12 +137,12 @@ def _paired_sentences(result: Paired, seeds_needed: int | None) -> str:
     return text + f" Showing a difference of this size would take about {needed} seeds."
 
 
-def _difference(difference: float, interval: Interval, p_value: float) -> str:
-    low, high = interval
-    return (
-        f"test error {_points(difference)} points "
-        f"(95% interval {_points(low)} to {_points(high)}), p = {_format_p(p_value)}"
-    )
+def _difference(difference: float, interval: Interval | None, p_value: float) -> str:
+    text = f"test error {_points(difference)} points"
+    if interval is not None:
+        low, high = interval
+        text += f" (95% interval {_points(low)} to {_points(high)})"
+    return f"{text}, p = {_format_p(p_value)}"
 
 
 def _points(value: float) -> str:

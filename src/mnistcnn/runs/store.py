@@ -1,7 +1,7 @@
 """Read and find runs on disk."""
 
 import json
-import logging
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,16 @@ from mnistcnn.runs.history import read_history
 from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
 from mnistcnn.system.errors import MnistcnnError, UsageError
 
-log = logging.getLogger(__name__)
-
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and the content of its ``metrics.json``."""
+    """A run's directory and the content of its ``metrics.json``.
+
+    Values of ``metrics`` may have any type: the file may have been changed by hand. The properties
+    and :meth:`measure` check them.
+    """
 
     path: Path
     metrics: dict[str, Any]
@@ -28,12 +30,28 @@ class Run:
     @property
     def status(self) -> str:
         """Status in ``metrics.json``; ``failed`` if there is none."""
-        return self.metrics.get("status", "failed")
+        status = self.metrics.get("status")
+        return status if isinstance(status, str) else "failed"
 
     @property
     def started_at(self) -> str:
-        """Time at which the run was started first, in UTC, as text that sorts by time."""
-        return str(self.metrics.get("started_at", ""))
+        """Time at which the run was started first, in UTC, as text that sorts by time.
+
+        Empty if it is not recorded.
+        """
+        value = self.metrics.get("started_at")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def config_sha256(self) -> str | None:
+        """Hash that identifies the run; None if it is not recorded, as for an evaluation."""
+        value = self.metrics.get("config_sha256")
+        return value if isinstance(value, str) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration of the run; None if it is not recorded."""
+        return _number_in(self.metrics.get("seconds"), "total")
 
     @property
     def complete(self) -> bool:
@@ -42,9 +60,23 @@ class Run:
 
     @cached_property
     def missing(self) -> list[str]:
-        """Files and metrics that a complete run must have and this one lacks."""
-        files = [name for name in (CONFIG, PREDICTIONS) if not (self.path / name).is_file()]
-        return files + [key for key in (*SPLITS, "data") if key not in self.metrics]
+        """Files and metrics that a complete run must have, and that are missing or invalid."""
+        missing = [name for name in (CONFIG, PREDICTIONS) if not (self.path / name).is_file()]
+        missing += [
+            key
+            for key in SPLITS
+            if self.measure(key, "accuracy") is None or self.measure(key, "error") is None
+        ]
+        if _number_in(self.metrics.get("data"), "train") is None:
+            missing.append("data")
+        if not isinstance(self.metrics.get("config_sha256"), str | None):  # evaluations have none
+            missing.append("config_sha256")
+        return missing
+
+    @property
+    def usable(self) -> bool:
+        """Whether the run is complete and its settings can be read."""
+        return self.complete and bool(self.settings)
 
     @property
     def missing_pictures(self) -> list[str]:
@@ -53,47 +85,67 @@ class Run:
 
     @property
     def reason(self) -> str:
-        """The reason why the run is not complete, in one line; empty if it is complete."""
-        if self.complete:
-            return ""
-        if self.status in COMPLETE_STATUSES:
-            return f"missing {', '.join(self.missing)}"
-        return " ".join(str(self.metrics.get("error", "")).split())
+        """The reason why the run is not usable, in one line; empty if it is usable."""
+        if not isinstance(self.metrics.get("status"), str):
+            return f"{METRICS} has no valid status"
+        if not self.complete and self.status in COMPLETE_STATUSES:
+            return f"missing or invalid: {', '.join(self.missing)}"
+        if not self.complete and (error := self.metrics.get("error")):
+            return " ".join(str(error).split())
+        return self._settings_or_reason[1]
+
+    @property
+    def outcome(self) -> str:
+        """Status and reason, in one line."""
+        known = not self.reason or self.reason.startswith(self.status)
+        return (self.reason or self.status) if known else f"{self.status}, {self.reason}"
 
     @property
     def seed(self) -> int:
-        """Seed of the run. Raises KeyError if the run failed without any settings."""
+        """Seed of the run. Raises KeyError if there are no settings."""
         return self.settings["seed"]
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
-        """Settings by full name, such as ``model.width``; empty if the run failed without any.
+        """Settings by full name, such as ``model.width``; empty if they cannot be read."""
+        return self._settings_or_reason[0]
 
-        Raises UsageError if they cannot be read.
-        """
+    @cached_property
+    def _settings_or_reason(self) -> tuple[dict[str, Any], str]:
         file = self.path / CONFIG
-        if not file.exists():
-            return {}
+        if not file.exists():  # the run failed before it wrote its settings
+            return {}, ""
         try:
             settings = flatten(parse_config(file.read_text(), file))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{file} cannot be read: {error}") from error
-        if "seed" not in settings:
-            raise UsageError(f"{file} is not a valid configuration (it has no seed)")
-        return settings
+        except UsageError as error:
+            return {}, str(error)
+        except Exception as error:  # such as a key that is not text
+            return {}, f"{file} cannot be read: {' '.join(str(error).split())}"
+        if type(settings.get("seed")) is not int:
+            return {}, f"{file} is not a valid configuration (it has no seed)"
+        return settings, ""
 
     @cached_property
     def history(self) -> list[dict[str, float]]:
-        """One row per epoch; empty if the file is missing or corrupt."""
+        """One row per epoch; empty if the file is missing, or if a row cannot be read."""
         try:
-            return read_history(self.path)
-        except MnistcnnError as error:  # only the curves need it
-            log.warning("the curve of %s is not drawn: %s", self.path, error)
+            rows = read_history(self.path)
+        except MnistcnnError:
             return []
+        valid = all(_number_in(row, "val_accuracy") is not None for row in rows)
+        return rows if valid else []
 
     def measure(self, split: str, name: str) -> float | None:
         """Return ``accuracy``, ``error`` or ``loss`` on a split; None if it was not measured."""
-        return self.metrics.get(split, {}).get(name)
+        return _number_in(self.metrics.get(split), name)
+
+
+def _number_in(values: object, key: str) -> float | None:
+    """Return the finite number ``values[key]``; None if there is none."""
+    value = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def read_run(path: Path) -> Run | None:
@@ -108,7 +160,11 @@ def read_run(path: Path) -> Run | None:
         metrics = json.loads(file.read_text())
         if not isinstance(metrics, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:  # truncated, or written by another program
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # truncated, or written by another program
         return Run(path, {"status": "failed", "error": f"{METRICS} cannot be read: {error}"})
     check_format(metrics.get("format"), file)
     return Run(path, metrics)
@@ -127,5 +183,5 @@ def find_runs(path: Path) -> list[Run]:
 
 def find_by_config(path: Path, sha256: str) -> Run | None:
     """Return the run below ``path`` with this configuration, preferably a complete one."""
-    runs = [run for run in find_runs(path) if run.metrics.get("config_sha256") == sha256]
+    runs = [run for run in find_runs(path) if run.config_sha256 == sha256]
     return max(runs, key=lambda run: run.complete, default=None)

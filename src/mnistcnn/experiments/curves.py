@@ -1,0 +1,85 @@
+"""Draw the validation curves of groups, and the other pictures of a summary or a comparison."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mnistcnn.evaluation import figures
+from mnistcnn.experiments.groups import Group
+from mnistcnn.runs.directory import HISTORY
+from mnistcnn.system.errors import MnistcnnError
+
+log = logging.getLogger(__name__)
+
+VALIDATION_CURVES = "validation_curves.png"
+MAX_CURVES = 12  # more lines in one picture are hard to distinguish
+
+
+def draw_pictures(folder: Path, draw_functions: dict[str, Callable[[Path], None]]) -> list[str]:
+    """Draw each picture by the name of its file, and return their Markdown.
+
+    A picture that cannot be drawn is a warning, and a line of the Markdown with the reason.
+    """
+    blocks = []
+    for name, draw in draw_functions.items():
+        try:
+            draw(folder / name)
+            blocks.append(f"![{name}]({name})")
+        except Exception as error:
+            log.debug("%s was not drawn", name, exc_info=True)
+            kind = "" if isinstance(error, MnistcnnError) else f"{type(error).__name__}: "
+            line = f"{name} was not drawn: {kind}{next(iter(str(error).splitlines()), '')}"
+            log.warning("%s", line)
+            blocks.append(line)
+    return blocks
+
+
+def draw_curves(path: Path, groups: dict[str, Group]) -> None:
+    """Draw the validation error of the groups, by name, that :func:`select_curves` selects."""
+    selected, note = select_curves(groups)
+    errors = {name: errors_by_epoch(group) for name, group in selected.items()}
+    figures.overlaid_curves(path, errors, note)
+
+
+def select_curves(groups: dict[str, Group]) -> tuple[dict[str, Group], str]:
+    """Return the groups to draw, in their order, and a note that says how many are left out.
+
+    These are the first group, which is the baseline, and those with the lowest validation error.
+    """
+    if len(groups) <= MAX_CURVES:
+        return groups, ""
+    first, *others = groups
+    errors = {name: groups[name].mean("validation", "error").mean for name in others}
+    best = {first, *sorted(others, key=errors.__getitem__)[: MAX_CURVES - 1]}
+    note = (
+        f"The first group and the {MAX_CURVES - 1} of {len(others)} others with the lowest "
+        f"validation error; {len(groups) - MAX_CURVES} are not shown"
+    )
+    return {name: groups[name] for name in groups if name in best}, note
+
+
+def split_by_history(groups: dict[str, Group]) -> tuple[dict[str, Group], list[str]]:
+    """Return the groups whose runs all have a history, and a line about the others.
+
+    There is no line if no run has the file, as for evaluations.
+    """
+    readable = {
+        name: group for name, group in groups.items() if all(run.history for run in group.runs)
+    }
+    runs = [run for name, group in groups.items() if name not in readable for run in group.runs]
+    broken = [str(run.path) for run in runs if not run.history]
+    if not readable and not any((run.path / HISTORY).exists() for run in runs):
+        return {}, []
+    left_out = [name for name in groups if name not in readable]
+    line = (
+        f"Not in {VALIDATION_CURVES}: {', '.join(left_out)}. No readable {HISTORY} in "
+        f"{', '.join(broken)}."
+    )
+    return readable, [line] if left_out else []
+
+
+def errors_by_epoch(group: Group) -> list[np.ndarray]:
+    """Return each run's validation error after each epoch, (epochs,)."""
+    return [np.array([1 - row["val_accuracy"] for row in run.history]) for run in group.runs]

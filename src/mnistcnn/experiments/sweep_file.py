@@ -1,0 +1,139 @@
+"""Record the command of a sweep in ``sweep.json``, and sort runs by the order of its values."""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnistcnn.config.load import FORMAT, flatten
+from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.experiments.groups import display_value, full_key, group_key
+from mnistcnn.runs.metrics_file import current_time
+from mnistcnn.runs.store import Run
+from mnistcnn.system.atomic_files import write_json
+from mnistcnn.system.errors import WriteError
+
+log = logging.getLogger(__name__)
+
+SWEEP_FILE = "sweep.json"
+UNKNOWN_TIME = "~"  # sorts after all times
+
+Values = dict[str, list[str]]  # the values of settings as displayed, in the order as typed
+
+
+class Position(NamedTuple):
+    """The place of a run among the runs below a directory; positions are compared.
+
+    ``sweep`` is the start of the sweep's first run, ``values`` the index of the run's value for
+    each setting of ``sweep.json``, and ``start`` the start of the run. Times are UTC.
+    """
+
+    sweep: str
+    values: tuple[int, ...]
+    start: str
+
+
+def record_sweep(
+    sweep_dir: Path,
+    command: Sequence[str],
+    keys: Iterable[str],
+    jobs: Sequence[TrainSettings | EvaluateSettings],
+) -> None:
+    """Write ``sweep.json``, or add a further command of the same sweep to it.
+
+    ``keys`` are the settings that were typed, in their order, and ``jobs`` the settings of all jobs
+    in their order; none if the sweeper chooses them. The order of an earlier command is kept, and
+    new values are appended. If the file cannot be written, a line says so.
+    """
+    content = _read(sweep_dir) or {
+        "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
+    }  # fmt: skip
+    if list(command) not in content["commands"]:
+        content["commands"].append(list(command))
+    settings = [flatten(asdict(job)) for job in jobs]
+    for key in dict.fromkeys([*content["values"], *keys]):
+        typed = [display_value(each[name]) for each in settings if (name := full_key(key, each))]
+        if values := [*dict.fromkeys([*content["values"].get(key, []), *typed])]:
+            content["values"][key] = values
+    try:
+        write_json(sweep_dir / SWEEP_FILE, content)
+    except WriteError as error:
+        log.warning("%s", error)
+
+
+def typed_values(sweep_dir: Path) -> Values:
+    """Return the values in ``sweep.json`` by setting; empty if there is no readable file."""
+    content = _read(sweep_dir)
+    return content["values"] if content else {}
+
+
+def _read(sweep_dir: Path) -> dict[str, Any] | None:
+    """Return the content of ``sweep.json``; None if it is missing or not as written."""
+    try:
+        content = json.loads((sweep_dir / SWEEP_FILE).read_text())
+        lists = [*content["commands"], *content["values"].values()]
+        texts = [content["started_at"], *(text for each in lists for text in each)]
+        valid = content["format"] == FORMAT and all(isinstance(each, str) for each in texts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return content if valid and all(isinstance(each, list) for each in lists) else None
+
+
+def sort_as_typed(runs: Iterable[Run], root: Path) -> list[Run]:
+    """Sort runs below ``root``: groups by the position of their first run, then runs by seed.
+
+    The order depends on the files' contents only. Equal positions keep their order.
+    """
+    runs = list(runs)
+    positions = run_positions(runs, root)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(group_key(run), []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: min(positions[run.path] for run in group))
+    return [
+        run
+        for group in ordered
+        for run in sorted(group, key=lambda run: run.settings.get("seed", 0))
+    ]
+
+
+def run_positions(runs: Sequence[Run], root: Path) -> dict[Path, Position]:
+    """Return the position of each run below ``root``, by the run's directory.
+
+    A run belongs to the sweep of the nearest directory above it that has a ``sweep.json``.
+    """
+    sweeps = {run.path: _sweep_dir(run.path, root) for run in runs}
+    values = {sweep: typed_values(sweep) for sweep in set(sweeps.values())}
+    starts = dict.fromkeys(values, UNKNOWN_TIME)
+    for run in runs:
+        sweep = sweeps[run.path]
+        starts[sweep] = min(starts[sweep], run.started_at or UNKNOWN_TIME)
+    positions = {}
+    for run in runs:
+        sweep = sweeps[run.path]
+        indices = _indices(run.settings, values[sweep])
+        positions[run.path] = Position(starts[sweep], indices, run.started_at or UNKNOWN_TIME)
+    return positions
+
+
+def _sweep_dir(run_dir: Path, root: Path) -> Path:
+    """Return the directory of the run's sweep, or ``root`` if it is in no sweep."""
+    for folder in (run_dir, *run_dir.parents):
+        if folder == root or (folder / SWEEP_FILE).is_file():
+            return folder
+    return root
+
+
+def _indices(settings: dict[str, Any], values: Values) -> tuple[int, ...]:
+    """Return the index of each varying setting's value, first the setting that was typed first.
+
+    A value that was never typed is the default of an earlier command; its index is -1.
+    """
+    indices = []
+    for key, typed in values.items():
+        if len(typed) > 1 and key != "seed":
+            value = display_value(settings.get(full_key(key, settings) or key))
+            indices.append(typed.index(value) if value in typed else -1)
+    return tuple(indices)
