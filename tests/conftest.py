@@ -1,5 +1,6 @@
 """Shared fixtures: settings, real images, a finished run, commands run in this process."""
 
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -40,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=20, help="number of runs that test_faults kills at random"
     )
+    parser.addoption(
+        "--sequences", type=int, default=20, help="number of sequences of test_random_sequences"
+    )
 
 
 def settings(*overrides: str) -> TrainSettings:
@@ -68,6 +72,14 @@ def finished_run(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("run") / "four-epochs"
     train_run(settings(*FOUR_EPOCHS), run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def own_fork_server() -> Iterator[None]:
+    """Use a fork server of the module's own: it preloads modules that other tests do not use."""
+    multiprocessing.forkserver._forkserver._stop()
+    yield
+    multiprocessing.forkserver._forkserver._stop()
 
 
 @pytest.fixture(autouse=True)

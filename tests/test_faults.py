@@ -10,7 +10,6 @@ import json
 import multiprocessing.forkserver
 import os
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -23,8 +22,7 @@ from pathlib import Path
 import pytest
 
 from mnistcnn import train
-from mnistcnn.evaluation import figures, mosaic
-from mnistcnn.experiments.multirun import PRELOAD_MODULES
+from mnistcnn.evaluation import figures
 from mnistcnn.runs.checkpoint import load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
@@ -48,8 +46,20 @@ from mnistcnn.training import trainer
 from mnistcnn.training.train_run import train_run
 
 from .conftest import ROOT, settings
+from .fault_injection import (
+    MOMENTS,
+    inject_fault,
+    kill,
+    run_in_process,
+    start_process,
+    without_measurements,
+    write_data_instead_of_pictures,
+)
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits"),
+    pytest.mark.usefixtures("own_fork_server"),
+]
 
 # A second of training and a second of drawing; three epochs of 22 batches.
 SMALL = [
@@ -73,16 +83,6 @@ EQUAL_FILES = [
     NEIGHBOURS,
     MODEL_SUMMARY,
 ]
-# keys whose values are measurements of the computer
-MEASURED_KEYS = {"started_at", "seconds", "samples_per_second", "peak_memory_bytes"}
-
-
-def without_measurements(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: without_measurements(value[key]) for key in value if key not in MEASURED_KEYS}
-    if isinstance(value, list | tuple):
-        return [without_measurements(element) for element in value]
-    return value
 
 
 def read_results(run_dir: Path) -> dict[str, object]:
@@ -128,61 +128,6 @@ def uninterrupted_undrawn(tmp_path_factory) -> Path:
 
 # Faults ------------------------------------------------------------------------------------------
 
-# moments of a write: half of the content written, all of it written, and the file renamed
-MOMENTS = ("half", "before", "after")
-
-
-def inject_fault(moment: str, number: int, fault: Callable[[Path], None]) -> None:
-    """Call ``fault(path)`` at a moment of the write ``number`` (from 1) of this process.
-
-    ``moment`` is one of MOMENTS, or ``start`` for before the file is opened.
-    """
-    count = itertools.count(1)
-    as_write_error, flush_to_disk = atomic_files._as_write_error, atomic_files._flush_to_disk
-    os_replace = os.replace
-    current: list[Path] = []  # the file being written, if its write is the chosen one
-
-    @contextlib.contextmanager
-    def count_write(path: Path):
-        current[:] = [path] if next(count) == number else []
-        if current and moment == "start":
-            fault(path)
-        with as_write_error(path):
-            yield
-
-    def flush(file) -> None:
-        file.flush()
-        if current and moment == "half":
-            os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size // 2)
-            fault(current[0])
-        flush_to_disk(file)
-
-    def replace(source, target) -> None:
-        if current and moment == "before":
-            fault(current[0])
-        os_replace(source, target)
-        if current and moment == "after":
-            fault(current[0])
-
-    atomic_files._as_write_error, atomic_files._flush_to_disk = count_write, flush
-    os.replace = replace
-
-
-def kill(path: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fill_disk(path: Path) -> None:
-    """Limit the size of all files that this process writes from now on to a few bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
-
-
-def deny_writing(path: Path) -> None:
-    def fail(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    atomic_files.tempfile.mkstemp = fail
-
 
 def delete_directory(path: Path) -> None:
     shutil.rmtree(path.parent)
@@ -206,15 +151,7 @@ def run_undrawn(run_dir: Path, overrides: Sequence[str] = SMALL) -> None:
 
     It takes a third of the time of a complete run.
     """
-
-    def write_data(path: Path, *data: object) -> None:
-        text = json.dumps(without_measurements(data), default=lambda array: array.tolist())
-        atomic_files.write_text(path, text)
-
-    for name in ("confusion_matrix", "tsne", "curves"):
-        setattr(figures, name, write_data)
-    for name in ("misclassified", "neighbours", "augmented"):
-        setattr(mosaic, name, write_data)
+    write_data_instead_of_pictures()
     # without a configuration there is nothing to resume
     train_run(settings(*overrides), run_dir, resume=(run_dir / CONFIG).exists())
 
@@ -251,21 +188,6 @@ def run_command(arguments: list[str], sender, number: int, fault: str) -> None:
     sender.send((code, out.getvalue(), err.getvalue()))
 
 
-def start_process(function: Callable, *arguments: object) -> multiprocessing.Process:
-    """Start a process forked from a server that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *PRELOAD_MODULES])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def run_in_process(function: Callable, *arguments: object) -> None:
-    process = start_process(function, *arguments)
-    process.join()
-    assert process.exitcode == 0
-
-
 def run_command_with_fault(arguments: list[str], number: int, fault: str) -> tuple[int, str, str]:
     """Return the exit code, standard output and standard error of the command with a fault."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
@@ -273,14 +195,6 @@ def run_command_with_fault(arguments: list[str], number: int, fault: str) -> tup
     result = receiver.recv()
     process.join()
     return result
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_fork_server():
-    """Use a fork server of this file's own: it preloads modules that other tests do not use."""
-    multiprocessing.forkserver._forkserver._stop()
-    yield
-    multiprocessing.forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="module")
