@@ -103,7 +103,10 @@ def test_every_function_fits_on_a_screen(path):
     [
         ("matplotlib", {"evaluation.figures", "evaluation.mosaic"}),
         ("sklearn", {"evaluation.embedding", "evaluation.metrics"}),
-        ("hydra", {"cli.hydra_command", "cli.planning", "cli.messages", BENCHMARK}),
+        (
+            "hydra",
+            {"cli.hydra_command", "cli.hydra_arguments", "cli.planning", "cli.messages", BENCHMARK},
+        ),
         ("lightning", {BENCHMARK}),
     ],
 )

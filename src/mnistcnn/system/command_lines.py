@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 
 def format_command(module: str, arguments: Sequence[str]) -> str:
-    """Return ``python -m MODULE ARGUMENTS`` with each argument quoted for the shell if necessary."""
-    return shlex.join(["python", "-m", module, *arguments])
+    """Return ``python -m MODULE ARGUMENTS`` with the arguments quoted for the shell."""
+    return " ".join(map(quote_argument, ["python", "-m", module, *arguments]))
+
+
+def quote_argument(text: str) -> str:
+    """Return ``text`` quoted for the shell if necessary, in double quotes if that is readable."""
+    if "'" in text and not re.search(r'["$`\\!]', text):
+        return f'"{text}"'
+    return shlex.quote(text)
 
 
 def override(key: str, value: object) -> str:

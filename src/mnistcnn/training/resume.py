@@ -48,6 +48,10 @@ def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
 
 
 def _read_config(run_dir: Path) -> str:
+    if run_dir.is_file():
+        raise UsageError(
+            f"resume={run_dir} is a file: give the directory of the run, resume={run_dir.parent}"
+        )
     try:
         return (run_dir / CONFIG).read_text()
     except (OSError, ValueError) as error:
