@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
+from mnistcnn.cli.arguments import CommandParser
 from mnistcnn.cli.messages import GROUPS, PLUGIN_EXTRAS, group_options
 from mnistcnn.runs.directory import CONFIG
 from mnistcnn.system.command_lines import format_command, override, quote_argument
@@ -42,18 +43,13 @@ COUNTS = (
 # Flags -------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return Hydra's flags, which may stand anywhere in ``arguments``, and the list ``overrides``.
 
     Raises UsageError if there is an unknown flag such as ``--epochs 3``, or if the flags contradict
     each other.
     """
-    parser = _Parser(parents=[get_args_parser()], add_help=False)
+    parser = CommandParser(parents=[get_args_parser()], add_help=False)
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     for argument in (*unknown, *parsed.overrides):
         if argument.startswith("-"):

@@ -2,12 +2,17 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def format_command(module: str, arguments: Sequence[str]) -> str:
     """Return ``python -m MODULE ARGUMENTS`` with the arguments quoted for the shell."""
-    return " ".join(map(quote_argument, ["python", "-m", module, *arguments]))
+    return join_arguments(["python", "-m", module, *arguments])
+
+
+def join_arguments(arguments: Iterable[str]) -> str:
+    """Return the arguments in one line, each quoted for the shell if necessary."""
+    return " ".join(map(quote_argument, arguments))
 
 
 def quote_argument(text: str) -> str:

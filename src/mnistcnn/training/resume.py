@@ -21,6 +21,7 @@ from mnistcnn.runs.directory import (
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
 from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.command_lines import override, quote_argument
 from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
 
 
@@ -49,9 +50,8 @@ def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
 
 def _read_config(run_dir: Path) -> str:
     if run_dir.is_file():
-        raise UsageError(
-            f"resume={run_dir} is a file: give the directory of the run, resume={run_dir.parent}"
-        )
+        typed = quote_argument(override("resume", run_dir.parent))
+        raise UsageError(f"resume={run_dir} is a file: give the directory of the run, {typed}")
     try:
         return (run_dir / CONFIG).read_text()
     except (OSError, ValueError) as error:
