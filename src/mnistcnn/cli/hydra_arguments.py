@@ -210,7 +210,7 @@ def check_hydra_settings(config: DictConfig) -> None:
     """
     is_sweep = config.hydra.mode.name == "MULTIRUN"
     directory, needed = ("sweep", "without -m") if is_sweep else ("run", "with -m")
-    if not str(config.hydra[directory].dir).strip():
+    if config.get("resume") is None and not str(config.hydra[directory].dir).strip():
         raise UsageError(
             f"hydra.{directory}.dir is empty: give the name of a directory, or omit it"
         )

@@ -49,7 +49,7 @@ def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
 
 
 def _read_config(run_dir: Path) -> str:
-    if run_dir.is_file():
+    if run_dir.is_file() and (run_dir.parent / CONFIG).is_file():
         typed = quote_argument(override("resume", run_dir.parent))
         raise UsageError(f"resume={run_dir} is a file: give the directory of the run, {typed}")
     try:
