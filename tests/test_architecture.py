@@ -106,7 +106,10 @@ def test_every_function_fits_on_a_screen(path):
             {f"evaluation.{name}" for name in ("canvas", "figures", "matplotlib_import", "mosaic")},
         ),
         ("sklearn", {"evaluation.embedding", "evaluation.metrics"}),
-        ("hydra", {"cli.hydra_command", "cli.planning", "cli.messages", BENCHMARK}),
+        (
+            "hydra",
+            {"cli.hydra_command", "cli.hydra_arguments", "cli.planning", "cli.messages", BENCHMARK},
+        ),
         ("lightning", {BENCHMARK}),
     ],
 )

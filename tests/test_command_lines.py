@@ -47,9 +47,9 @@ def test_what_needs_no_quotes_has_none():
     arguments = [
         "-m",
         "seed=0,1",
-        command_lines.override("hydra.sweep.dir", "outputs/2026-11-27/a"),
+        command_lines.override("hydra.sweep.dir", "outputs/sweep-1"),
     ]
     assert command_lines.format_command("mnistcnn.train", arguments) == (
-        "python -m mnistcnn.train -m seed=0,1 hydra.sweep.dir=outputs/2026-11-27/a"
+        "python -m mnistcnn.train -m seed=0,1 hydra.sweep.dir=outputs/sweep-1"
     )
     assert command_lines.format_command("m", ["seed=range(2)"]) == "python -m m 'seed=range(2)'"

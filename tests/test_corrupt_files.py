@@ -187,6 +187,26 @@ def mutations(
                 yield f"{name}, number {len(digests)} of {seed}", mutated
 
 
+def is_other_idx_file(content: bytes, original: bytes) -> bool:
+    """Return whether ``content`` is a complete IDX file, or an archive of one, of other data."""
+    if content[:2] == b"\x1f\x8b":
+        decompressed = decompress(content)
+        if decompressed is None:
+            return False
+        content = decompressed
+    if len(content) < 4 or content[:2] != bytes(2) or content == original:
+        return False
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    element_bytes = {8: 1, 9: 1, 11: 2, 12: 4, 13: 4, 14: 8}.get(content[2], 0)
+    return 0 < math.prod(shape) * element_bytes == len(content) - start
+
+
+def expected_advice(content: bytes, original: bytes) -> str:
+    """Return the advice in a refusal: a file that may be another dataset is not to be deleted."""
+    return "move the file elsewhere" if is_other_idx_file(content, original) else "delete it"
+
+
 # Corrupt files of MNIST --------------------------------------------------------------------------
 
 
@@ -236,7 +256,10 @@ def test_mutated_files_are_refused(mnist_dir, tmp_path, file, compressed):
     for description, mutated in mutations(kinds, MUTATION_COUNTS[file], path.name, content.__eq__):
         path.write_bytes(mutated)
         message = refusal(read, description)
-        assert str(path) in message and "delete it" in message, description
+        assert str(path) in message, description
+        advice = expected_advice(mutated, raw)
+        assert ("delete it" in message) == (advice == "delete it"), description
+        assert advice in message, description
         refused += 1
     assert refused == MUTATION_COUNTS[file]
 
@@ -254,11 +277,13 @@ def test_one_corrupt_file_among_intact_ones_is_refused(mnist_dir, tmp_path, file
         (folder / file.name).unlink(missing_ok=True)
     content = read_original(mnist_dir, file, compressed)
     path.unlink(missing_ok=True)
-    path.write_bytes(flip_bit(content, random.Random(path.name)))
+    mutated = flip_bit(content, random.Random(path.name))
+    path.write_bytes(mutated)
     data = settings("data=mnist", f"data.dir={tmp_path}", f'data.mirrors=["{UNREACHABLE}"]').data
     mnist.load_mnist.cache_clear()
     message = refusal(lambda: load_splits(data, seed=0), path.name)
-    assert str(path) in message and "delete it" in message
+    original = read_original(mnist_dir, file, compressed=False)
+    assert str(path) in message and expected_advice(mutated, original) in message
 
 
 # Paths that are not files, and files that are too large ------------------------------------------

@@ -1,17 +1,19 @@
 """Reading MNIST: archives, raw files, and error messages for files that cannot be used."""
 
 import gzip
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from mnistcnn.data import mnist
+from mnistcnn.data import idx_files, mnist
 from mnistcnn.system.errors import SettingError, UsageError
 
 from .conftest import settings
-from .small_mnist import IMAGES_PER_DIGIT, load_mnist_splits, small_mnist
+from .small_mnist import IMAGES_PER_DIGIT, idx_file, load_mnist_splits, small_mnist
 
 
 @pytest.fixture
@@ -63,9 +65,51 @@ def test_error_names_the_corrupt_file(archives, folder, tmp_path, compressed, da
         case "empty":
             content = b""
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="is corrupt") as refusal:
+    # a changed label in a file without a checksum may as well be another dataset
+    reason = "or damaged" if damage == "bit flip" and not compressed else "is corrupt"
+    with pytest.raises(UsageError, match=reason) as refusal:
         load_mnist_splits(tmp_path)
     assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_another_dataset_is_named_and_not_to_be_deleted(archives, folder, tmp_path, compressed):
+    write_archives(archives, folder)
+    path = folder / "train-images-idx3-ubyte"
+    content = idx_file(np.zeros((300, 32, 32)))
+    if compressed:
+        path, content = path.with_suffix(".gz"), gzip.compress(content)
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as refusal:
+        load_mnist_splits(tmp_path)
+    message = str(refusal.value)
+    assert f"{path} is not MNIST's train-images-idx3-ubyte" in message
+    assert "another dataset" in message and "300 x 32 x 32 elements in IDX format" in message
+    assert "set another data.dir" in message and "delete" not in message
+    assert ("damaged" in message) == (not compressed)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_fashion_mnist_is_named(archives, folder, tmp_path, compressed, monkeypatch):
+    write_archives(archives, folder)
+    content = idx_file(np.ones((200, 28, 28)))
+    monkeypatch.setattr(idx_files, "FASHION_MNIST", {hashlib.sha256(content).hexdigest()})
+    path = folder / f"t10k-images-idx3-ubyte{'.gz' if compressed else ''}"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(UsageError, match="it is a file of Fashion-MNIST") as refusal:
+        load_mnist_splits(tmp_path)
+    assert "delete" not in str(refusal.value)
+
+
+def test_an_archive_of_mnist_that_was_compressed_again_is_not_called_another_dataset(
+    archives, folder, tmp_path
+):
+    write_archives(archives, folder)
+    path = folder / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), mtime=1))
+    with pytest.raises(UsageError, match="delete it, and the next run will download it"):
+        load_mnist_splits(tmp_path)
 
 
 def test_directory_in_place_of_a_file_is_refused(archives, folder, tmp_path):

@@ -523,7 +523,8 @@ def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
     ):
         assert process.stdout.readline() == f"the sweep has 1 run: {tmp_path}\n"
         assert process.stdout.readline() == f"run 1 of 1: {run_dir.name}\n"
-        assert process.stdout.readline() == f"waiting for the lock of {run_dir.name}\n"
+        line = process.stdout.readline()
+        assert line == f"waiting for the lock of {run_dir.name}: another process runs it\n"
         quick_task(job, run_dir)
         FileLock(run_dir / LOCK_FILE, is_singleton=True).release()
         line = process.stdout.readline()

@@ -273,7 +273,8 @@ class References:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    return {file.name: file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")

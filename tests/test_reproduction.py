@@ -1,6 +1,9 @@
 """The reproduction of the report: its plan covers all experiments, and its output is complete."""
 
+import logging
 import re
+import shlex
+import signal
 from itertools import product
 
 import pytest
@@ -15,6 +18,7 @@ from mnistcnn.runs.history import write_history
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.atomic_files import write_json
 from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.system.signals import Stopped
 
 from .conftest import CONF, ROOT, settings
 from .test_comparison import make_run
@@ -59,9 +63,8 @@ def test_an_experiment_file_starts_with_its_command_and_its_measurements(experim
 def test_all_rows_and_pictures_match_a_run(experiment, scale):
     """Every row, baseline and picture describes a run of the command of that scale."""
     item = ITEMS[experiment]
-    command = reproduction._command(item, PLAN["scales"][scale], scale, 1)
-    _, _, multirun, experiment_override, *overrides = command
-    assert (multirun, experiment_override) == ("-m", f"experiment={experiment}")
+    experiment_override, *overrides = reproduction._overrides(item, PLAN["scales"][scale], scale, 1)
+    assert experiment_override == f"experiment={experiment}"
     jobs = job_settings(experiment, *overrides)
     # at the scale cpu, this experiment has only its two extreme fractions, to save time
     is_partial = scale == "cpu" and experiment == "table_3_steps"
@@ -77,9 +80,9 @@ def test_all_rows_and_pictures_match_a_run(experiment, scale):
 
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():
     item, scales = ITEMS["table_3"], PLAN["scales"]
-    assert reproduction._command(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
-    assert reproduction._command(item, scales["full"], "full", None)[-1] == "seed=range(8)"
-    assert reproduction._command(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
+    assert reproduction._overrides(item, scales["cpu"], "cpu", None)[-1] == "seed=range(1)"
+    assert reproduction._overrides(item, scales["full"], "full", None)[-1] == "seed=range(8)"
+    assert reproduction._overrides(item, scales["cpu"], "cpu", 7)[-1] == "seed=range(7)"
 
 
 def test_rows_without_runs_are_marked_as_not_run(tmp_path):
@@ -148,7 +151,8 @@ def clone(tmp_path):
 def test_results_are_stored_and_shown_in_the_pages(clone):
     sweep_dir = clone / "table_1"
     make_table_1(sweep_dir)
-    results.store_results(clone, PLAN, {"table_1": (["experiment=table_1"], sweep_dir)})
+    overrides = ["experiment=table_1", "seed=range(2)"]
+    results.store_results(clone, PLAN, {"table_1": (overrides, sweep_dir)})
     front, page = (clone / "README.md").read_text(), (clone / "outputs/README.md").read_text()
     assert front.startswith("before\n") and page.endswith("\nafter\n")
     assert re.search(
@@ -157,7 +161,10 @@ def test_results_are_stored_and_shown_in_the_pages(clone):
     assert "*Does augmentation help the default network?* **aug=full** against" in front
     assert re.search(r"\| VGG16, validation accuracy +\| 99 +\| not run", front)
     assert re.search(r"\| data.fraction=0.25, test error +\| 4.06 +\| 1.57, n = 1", page)
-    assert "1 run; commit abc." in page and "`experiment=table_1`: 4 runs on cpu" in page
+    assert (
+        "1 run; commit abc." in page
+        and "`experiment=table_1 'seed=range(2)'`: 4 runs on cpu" in page
+    )
     assert re.search(r"\| data.fraction=1, test error +\| 1.57 +\| not recorded", page)
 
     before = front, page
@@ -236,14 +243,38 @@ def test_other_experiments_run_after_a_failed_one(tmp_path, monkeypatch):
     assert experiments == ["experiment=table_1", "experiment=stride"]
 
 
-def test_an_interrupted_reproduction_writes_its_files(tmp_path, monkeypatch):
+def test_an_interrupted_reproduction_writes_its_files(tmp_path, monkeypatch, capsys):
     def interrupt(_):
-        raise KeyboardInterrupt
+        raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr(reproduction, "_run_command", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        reproduction.reproduce(tmp_path / "out", "quick", None, [], [])
+    code = reproduction.reproduce(tmp_path / "out", "quick", None, [], [])
+    assert code == 143  # 128 + SIGTERM
+    # the command that was running has reported the signal
+    assert capsys.readouterr().err == ("mnistcnn: interrupted; repeat the same command to resume\n")
     assert (tmp_path / "out" / reproduction.REPRODUCTION_HTML).exists()
+
+
+def test_printed_commands_can_be_pasted(tmp_path, monkeypatch, caplog):
+    started = []
+    monkeypatch.setattr(reproduction, "_run_command", lambda words: started.append(words) or True)
+    monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
+    out = tmp_path / "it's, here"
+    with caplog.at_level(logging.INFO, "mnistcnn"):
+        reproduction.reproduce(out, "quick", 2, ["stride"], ["tsne.of=pixels"])
+    logged = caplog.text[caplog.text.index("python -m") :].splitlines()[0]
+    text = (out / reproduction.REPRODUCTION_MD).read_text()
+    command = next(c for c in re.findall(r"`(python -m .*)`", text) if "=stride" in c)
+    assert logged == command
+    _, *words = shlex.split(command)
+    assert [words] == started
+    parsed = OverridesParser.create().parse_overrides(words[3:])
+    values = {each.key_or_group: each.value() for each in parsed}
+    assert values["hydra.sweep.dir"] == str(out / "quick" / "stride")
+    assert values["experiment"] == "stride" and values["tsne.of"] == "pixels"
+    typed = re.search(r"`(scripts/reproduce .*)`", text)
+    expected = ["--scale", "quick", "--out", str(out), "tsne.of=pixels", "--seeds", "2"]
+    assert shlex.split(typed[1])[1:] == expected
 
 
 def test_script_is_executable():

@@ -6,13 +6,13 @@ The arguments are parsed before torch is imported, like those of the other comma
 import argparse
 from pathlib import Path
 
-from mnistcnn.cli.arguments import add_version_argument
+from mnistcnn.cli.arguments import CommandParser, add_version_argument
 from mnistcnn.system import signals, startup
 
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the arguments of the process, with the default number of rounds filled in."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scripts/benchmark",
         description="Measure mnistcnn next to plain PyTorch and Lightning, in alternation. Writes "
         "a table per section, and all rounds as JSON.",
@@ -39,6 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_version_argument(parser)
     arguments = parser.parse_args()
+    if arguments.pages:
+        ignored = ["only", "data", "device", "rounds", "quick", "out", "write"]
+        parser.refuse_with_pages(arguments, ignored)
     if arguments.rounds is None:
         arguments.rounds = 1 if arguments.quick else 5
     if arguments.rounds < 1:

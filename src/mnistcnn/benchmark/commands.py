@@ -15,6 +15,7 @@ from mnistcnn.benchmark.throughput import LIGHTNING, MNISTCNN
 from mnistcnn.benchmark.timing import Spread, alternate, power_law_exponent, ratios, spread
 from mnistcnn.runs.directory import LAST, METRICS
 from mnistcnn.runs.history import read_history
+from mnistcnn.system.command_lines import join_arguments, override
 from mnistcnn.system.errors import MnistcnnError
 
 IMPORT_TORCH = '`python -c "import torch"`'
@@ -40,14 +41,16 @@ def command_seconds(*arguments: str) -> float:
     seconds = time.perf_counter() - start
     if result.returncode:
         reason = " ".join(result.stderr.splitlines()[-3:])
-        raise MnistcnnError(f"python {' '.join(arguments)} failed: {reason}")
+        raise MnistcnnError(f"{join_arguments(['python', *arguments])} failed: {reason}")
     return seconds
 
 
 def timed_run(context: Context, *overrides: str) -> TimedRun:
     """Run ``python -m mnistcnn.train OVERRIDES``. Raises MnistcnnError if it fails."""
     run_dir = context.new_dir()
-    seconds = command_seconds(*_train_arguments(context, *overrides, f"hydra.run.dir='{run_dir}'"))
+    seconds = command_seconds(
+        *_train_arguments(context, *overrides, override("hydra.run.dir", run_dir))
+    )
     metrics, history = json.loads((run_dir / METRICS).read_text()), read_history(run_dir)
     images = metrics["data"]["train"]
     return TimedRun(
@@ -66,7 +69,7 @@ def seconds_to_first_batch(context: Context) -> float:
     process is then killed. Raises MnistcnnError if it ends earlier.
     """
     run_dir = context.new_dir()
-    command = [sys.executable, *_train_arguments(context, f"hydra.run.dir='{run_dir}'")]
+    command = [sys.executable, *_train_arguments(context, override("hydra.run.dir", run_dir))]
     start = time.time()
     with subprocess.Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process:
         try:
@@ -159,7 +162,7 @@ def _add_sweep(section: Section, context: Context) -> None:
     overrides = [*SMALL_TSNE, "epochs=1" if context.quick else "epochs=3"]
 
     def sweep() -> float:
-        sweep_dir = f"hydra.sweep.dir='{context.new_dir()}'"
+        sweep_dir = override("hydra.sweep.dir", context.new_dir())
         arguments = _train_arguments(context, *overrides, "seed=0,1,2", sweep_dir)
         return command_seconds(*arguments, "-m")
 

@@ -9,8 +9,23 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 from mnistcnn import __version__
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reports an error in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with the code of an invalid request."""
+        self.exit(2, f"mnistcnn: {message} (--help shows the usage)\n")
+
+    def refuse_with_pages(self, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+        """Report an error if one of the arguments ``names`` is given, which ``--pages`` ignores."""
+        for name in names:
+            if getattr(arguments, name) != self.get_default(name):
+                self.error(f"--pages runs nothing: omit --{name}")
 
 
 def handle_version_argument(arguments: Sequence[str] | None = None) -> None:
@@ -35,7 +50,7 @@ def add_version_argument(parser: argparse.ArgumentParser) -> None:
 
 def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse ``arguments``, by default those of the process: paths, out, baseline, data_dir."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m mnistcnn.compare",
         description="Compare runs on the same test set. Prints a table and a verdict, and writes "
         "them with learning curves and the images on which the predictions differ most.",
@@ -48,13 +63,13 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
+        type=_directory,
         metavar="RUN_OR_SWEEP",
         help="a run's directory, or a directory of runs",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_directory,
         default=_default_out(),
         help="directory for the results (default: outputs/DATE/TIME-compare)",
     )
@@ -73,6 +88,13 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
     return parser.parse_args(arguments)
 
 
+def _directory(text: str) -> Path:
+    """Return a path; an empty text would be the current directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give the name of a directory")
+    return Path(text)
+
+
 def _default_out() -> Path:
     now = datetime.now()
     return Path(f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-compare")
@@ -80,7 +102,7 @@ def _default_out() -> Path:
 
 def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse ``arguments``, by default those of the process."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scripts/reproduce",
         description="Run the report's experiments and show our results next to the report's.",
     )
@@ -100,7 +122,7 @@ def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argpars
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_directory,
         default=Path("outputs/reproduction"),
         help="directory for the results (default: outputs/reproduction)",
     )
@@ -121,4 +143,8 @@ def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argpars
     namespace = parser.parse_intermixed_args(arguments)
     if namespace.seeds is not None and namespace.seeds < 1:
         parser.error("--seeds: must be at least 1")
+    if namespace.pages:
+        parser.refuse_with_pages(namespace, ["scale", "seeds", "only", "out", "write"])
+        if namespace.overrides:
+            parser.error(f"--pages runs nothing: omit {' '.join(namespace.overrides)}")
     return namespace

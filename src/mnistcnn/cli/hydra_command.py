@@ -1,27 +1,30 @@
 """Run a command configured by Hydra: one run, or the jobs of a sweep."""
 
+import argparse
 import contextlib
 import os
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mnistcnn.cli import messages, planning
+from mnistcnn.cli import hydra_arguments, messages, planning
 from mnistcnn.cli.app import report_interrupt, run_cli, wants_traceback
+from mnistcnn.config.load import to_yaml
 from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.multirun import Multirun, Task
 from mnistcnn.experiments.summary import summarise
-from mnistcnn.runs.directory import CONFIG
-from mnistcnn.system.command_lines import format_command, override
+from mnistcnn.runs.directory import CONFIG, missing_directories, remove_empty_directories
+from mnistcnn.system.command_lines import format_command, override, quote_argument
 from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
 from mnistcnn.system.logs import setup_logging
 
@@ -35,19 +38,27 @@ class HydraCommand:
     config_name: str
     task: Task
     show_traceback: bool
+    arguments: list[str] = field(default_factory=lambda: sys.argv[1:])  # as typed
     multirun: Multirun | None = None
     exit_code: int = 0
+    new_directories: list[Path] = field(default_factory=list)  # to remove if they stay empty
 
     def run(self) -> int:
         """Let Hydra compose the configuration and call this object; return the exit code."""
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
         try:
-            messages.refuse_bad_arguments(sys.argv[1:])
+            arguments = hydra_arguments.parse_arguments(self.arguments)
+            hydra_arguments.check_overrides(arguments, self.config_name)
+            if hydra_arguments.shows_resumed_run(arguments):
+                print(_resumed_config(arguments, self.config_name), end="")
+                return 0
+            sys.argv[1:] = hydra_arguments.flags_first(arguments)
             main = hydra.main(
                 version_base="1.3", config_path=CONFIG_PATH, config_name=self.config_name
             )
             main(self)()
         except ConfigRejected as rejected:
+            remove_empty_directories(self.new_directories)
             self._report(rejected.error)
             return UsageError.exit_code
         except NothingToRun:
@@ -80,11 +91,11 @@ class HydraCommand:
         except KeyboardInterrupt as stop:
             if self.multirun is not None:
                 raise
-            _remove_if_empty(run_dir)
+            remove_empty_directories(self.new_directories)
             self.exit_code = report_interrupt(stop)
             self._print_resume_command(run_dir)
         except Exception as error:
-            _remove_if_empty(run_dir)
+            remove_empty_directories(self.new_directories)
             self.exit_code = self._report(error)
             if not isinstance(error, MnistcnnError) or error.retryable:
                 self._print_resume_command(run_dir)
@@ -125,7 +136,7 @@ class HydraCommand:
             if not_started := multirun.count_not_started():
                 line += f" ({not_started} not started)"
             if multirun.config_hashes:  # else the next command may choose other settings
-                directory = override("hydra.sweep.dir", multirun.directory)
+                directory = quote_argument(override("hydra.sweep.dir", multirun.directory))
                 line += f"; to run only the missing ones, repeat the command with {directory}"
             print(line, file=sys.stderr)
             self.exit_code = self.exit_code or 1
@@ -164,6 +175,8 @@ class ValidateCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run. Raises ConfigRejected."""
         try:
+            hydra_arguments.check_hydra_settings(config)
+            _current_command.get().new_directories = missing_directories(Path(config.hydra.run.dir))
             planning.check_run(config, kwargs["config_name"])
         except Exception as error:
             raise ConfigRejected(error) from error
@@ -172,14 +185,21 @@ class ValidateCallback(Callback):
         """Check the jobs of a sweep and plan the sweep. Raises ConfigRejected."""
         command = _current_command.get()
         try:
-            command.multirun = planning.plan_multirun(config, kwargs["config_name"])
+            hydra_arguments.check_hydra_settings(config)
+            command.new_directories = missing_directories(Path(config.hydra.sweep.dir))
+            command.multirun = planning.plan_multirun(
+                config, kwargs["config_name"], command.arguments
+            )
         except Exception as error:
             raise ConfigRejected(error) from error
         if command.multirun.is_complete():  # Hydra would compose the configuration of each job
             raise NothingToRun
 
 
-def _remove_if_empty(run_dir: Path) -> None:
-    """Remove the directory that Hydra created if the task has written nothing to it."""
-    with contextlib.suppress(OSError):
-        run_dir.rmdir()
+def _resumed_config(arguments: argparse.Namespace, config_name: str) -> str:
+    """Return the configuration of the run to resume, with the settings in ``arguments`` changed."""
+    overrides = arguments.overrides
+    with initialize_config_module("mnistcnn.conf", version_base="1.3"):
+        composed = compose(config_name, overrides)
+        settings = planning.job_settings(composed, config_name, overrides)
+    return to_yaml(settings)

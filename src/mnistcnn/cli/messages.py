@@ -5,11 +5,9 @@ import re
 from collections.abc import Collection
 from dataclasses import fields
 from importlib.resources import files
-from importlib.util import find_spec
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf import DictConfig, Node
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -19,7 +17,7 @@ from omegaconf.errors import (
 )
 
 from mnistcnn.config.schema import GROUP_SCHEMAS
-from mnistcnn.system.errors import UsageError
+from mnistcnn.system import command_lines
 
 MIN_SIMILARITY = 0.7  # of a name worth suggesting, in [0, 1]
 
@@ -32,6 +30,8 @@ TYPE_NAMES = {
 }
 # Hydra's groups, and the extra of our package that installs the plugins of their options
 PLUGIN_EXTRAS = {"hydra/launcher": "launchers", "hydra/sweeper": "optuna"}
+# What to write for settings without a default.
+REQUIRED = {"ckpt": "RUN, where RUN is the directory of a run or a checkpoint file"}
 GROUPS = ("aug", *GROUP_SCHEMAS, *PLUGIN_EXTRAS)
 
 
@@ -40,7 +40,7 @@ def explain(error: Exception) -> str:
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, option = _split_file(error.missing_cfg_file)
-        options = error.options or _options(group)
+        options = error.options or group_options(group)
         return (
             f"{group}={option}: {group} has no option {option}{_suggestion(option, options)}\n"
             f"It must be one of {', '.join(options)}."
@@ -57,7 +57,8 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause.full_key or str(cause.key), cause.parent_node)
     if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key} is required: {cause.full_key}=..."
+        key = cause.full_key
+        return f"{key} is required: write {key}={REQUIRED.get(key or '', '...')}"
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_wrong_type(cause)}"
     return message
@@ -70,7 +71,8 @@ def _split_file(file: str) -> tuple[str, str]:
     return "/".join(parts[:count]), "/".join(parts[count:])
 
 
-def _options(group: str) -> list[str]:
+def group_options(group: str) -> list[str]:
+    """Return the names of a group's options, sorted."""
     folder = files("mnistcnn.conf") / group
     options = [file.name.removesuffix(".yaml") for file in folder.iterdir()]
     return sorted([*options, "basic"] if group in PLUGIN_EXTRAS else options)
@@ -84,7 +86,8 @@ def _syntax_hint(override: str) -> str:
         return f"write it without spaces, {key.strip()}={value.strip()}"
     if value.count("[") != value.count("]"):
         return "a bracket is missing"
-    return f"if this is the intended value, quote it: \"{key}='{value}'\""
+    typed = command_lines.quote_argument(command_lines.override(key, value))
+    return f"if this is the intended value, quote it: {typed}"
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -149,44 +152,3 @@ def _suggestion(name: str, known: Collection[str]) -> str:
         if similar:
             return f"; did you mean {keys[similar[0]]}?"
     return "."
-
-
-def refuse_bad_arguments(arguments: list[str]) -> None:
-    """Refuse arguments that Hydra would misunderstand or explain badly.
-
-    Raises UsageError if there is an unknown flag such as ``--epochs 3``, the removal of a setting,
-    a group without a valid option, an option whose plugin is not installed, or the ``name`` of a
-    group.
-    """
-    _, unknown = get_args_parser().parse_known_args(arguments)
-    if unknown:
-        name = unknown[0].lstrip("-").partition("=")[0]
-        raise UsageError(
-            f"there is no flag {unknown[0]}; write settings without dashes, as {name}=..."
-        )
-    for argument in arguments:
-        if re.match(r"~\w", argument):
-            raise UsageError(f"{argument}: settings cannot be removed")
-        group, _, value = argument.lstrip("+").partition("=")
-        if group in GROUPS and re.fullmatch(r"null|true|false|\d*", value, re.IGNORECASE):
-            raise UsageError(f"{argument}: it must be one of {', '.join(_options(group))}")
-        if group in PLUGIN_EXTRAS and _lacks_plugin(group, value):
-            raise UsageError(
-                f"{argument} needs a plugin that is not installed: "
-                f'pip install "mnistcnn[{PLUGIN_EXTRAS[group]}]"'
-            )
-        group, _, name = group.rpartition(".")
-        if group in GROUPS and name == "name":
-            raise UsageError(f"{argument}: to choose another {group}, write {group}={value}")
-
-
-def _lacks_plugin(group: str, option: str) -> bool:
-    """Return whether an option of a plugin group needs a package that is not installed."""
-    file = files("mnistcnn.conf") / group / f"{option}.yaml"
-    if not file.is_file():
-        return False
-    package = ".".join(OmegaConf.create(file.read_text())._target_.split(".")[:2])
-    try:
-        return find_spec(package) is None
-    except ModuleNotFoundError:  # no hydra_plugins package at all
-        return True

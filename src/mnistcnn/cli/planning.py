@@ -3,13 +3,13 @@
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -172,11 +172,15 @@ def _flat_settings(composed: DictConfig) -> dict[str, Any]:
 # A sweep -----------------------------------------------------------------------------------------
 
 
-def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
-    """Check all jobs of a sweep that are known before it starts, and return the Multirun."""
+def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) -> Multirun:
+    """Check all jobs of a sweep that are known before it starts, and return the Multirun.
+
+    ``typed`` are the command's arguments.
+    """
     sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides(
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob()
+    overrides = parser.parse_overrides(
         [*params, *config.hydra.overrides.task]  # later overrides take precedence
     )
     if any(each.key_or_group == "resume" for each in overrides):
@@ -206,7 +210,7 @@ def plan_multirun(config: DictConfig, config_name: str) -> Multirun:
     if config_name == "train":
         check_data(missing if settings else [to_settings(TrainSettings, config)])
     create_run_dir(sweep_dir, "hydra.sweep.dir")
-    command = ["python", "-m", f"mnistcnn.{config_name}", *sys.argv[1:]]
+    command = ["python", "-m", f"mnistcnn.{config_name}", *typed]
     record_sweep(sweep_dir, command, [each.key_or_group for each in overrides], settings)
     log_disk_space(sweep_dir, missing, concurrent)
     _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])

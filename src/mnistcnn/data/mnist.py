@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnistcnn import IMAGE_SIZE
 from mnistcnn.data.download import download
+from mnistcnn.data.idx_files import describe_foreign_file
 from mnistcnn.data.images import Images
 from mnistcnn.system.errors import UsageError
 
@@ -130,15 +131,15 @@ def _read_idx(file: IdxFile, directory: Path, mirrors: tuple[str, ...]) -> bytes
     raw, archive = directory / file.name, directory / f"{file.name}.gz"
     try:
         if raw.exists():
-            return _read_verified(raw, file.raw_sha256, file.raw_bytes)
+            return _read_verified(raw, file, file.raw_sha256, file.raw_bytes)
         if not archive.exists():
             download(archive, file.gz_sha256, file.max_gz_bytes, mirrors)
-        return gzip.decompress(_read_verified(archive, file.gz_sha256, file.max_gz_bytes))
+        return gzip.decompress(_read_verified(archive, file, file.gz_sha256, file.max_gz_bytes))
     except OSError as error:
         raise UsageError(f"data.dir: cannot use {error.filename or directory}: {error}") from error
 
 
-def _read_verified(path: Path, sha256: str, max_bytes: int) -> bytes:
+def _read_verified(path: Path, expected: IdxFile, sha256: str, max_bytes: int) -> bytes:
     """Return the contents of a file, of which at most ``max_bytes + 1`` bytes are read.
 
     Raises UsageError if it is not a regular file or if its SHA-256 differs.
@@ -150,6 +151,11 @@ def _read_verified(path: Path, sha256: str, max_bytes: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if hashlib.sha256(content).hexdigest() != sha256:
+        if foreign := describe_foreign_file(path, expected.raw_sha256):
+            raise UsageError(
+                f"data.dir: {path} is not MNIST's {expected.name} ({foreign}): set another "
+                "data.dir (or MNISTCNN_DATA_DIR), or move the file elsewhere to download MNIST's"
+            )
         raise UsageError(
             f"{path} is corrupt or not an MNIST file (its SHA-256 is not {sha256[:12]}…): "
             "delete it, and the next run will download it"

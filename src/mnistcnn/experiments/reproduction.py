@@ -20,10 +20,12 @@ from mnistcnn.runs.directory import create_run_dir
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system import signals, subprocesses
 from mnistcnn.system.atomic_files import write_text
+from mnistcnn.system.command_lines import format_command, join_arguments, override
 from mnistcnn.system.errors import MnistcnnError, UsageError
 
 log = logging.getLogger(__name__)
 
+TRAIN = "mnistcnn.train"  # the command that runs an experiment
 REPRODUCTION_MD = "reproduction.md"
 REPRODUCTION_HTML = "reproduction.html"
 TITLE = "The report, reproduced"
@@ -36,7 +38,7 @@ def reproduce(
     only: Sequence[str],
     overrides: Sequence[str],
     write: bool = False,
-) -> None:
+) -> int:
     """Run the experiments at ``scale``, and write tables and pictures to ``out``.
 
     ``only`` restricts the experiments if it is not empty. ``seeds`` replaces the number of seeds of
@@ -44,7 +46,8 @@ def reproduce(
     not repeated. With ``write``, the results are also stored in the repository and shown in its
     pages; only the device and the launcher can then be overridden.
 
-    Raises MnistcnnError, after all experiments, if some are not complete.
+    Return 0, or the exit code of an interrupt, which the interrupted command has reported. Raises
+    MnistcnnError, after all experiments, if some are not complete.
     """
     plan = load_plan()
     names = [item["experiment"] for item in plan["items"]]
@@ -57,20 +60,27 @@ def reproduce(
     root = repository() if write else None
     out = create_run_dir(out, "--out")
     sweeps: dict[str, tuple[Sequence[str], Path]] = {}  # complete ones, by experiment
-    failed = 0
+    failed = exit_code = 0
     try:
         for item in plan["items"]:
             name = item["experiment"]
-            if not only or name in only:
-                command = _command(item, plan["scales"][scale], scale, seeds, overrides)
-                log.info("\n# %s\npython %s", item["title"], " ".join(command))
-                sweep_dir = out / scale / name
-                if _run_command([*command, f"hydra.sweep.dir='{sweep_dir}'"]):
-                    sweeps[name] = (command[3:], sweep_dir)
-                else:
-                    failed += 1
-    finally:  # after an interrupt as well
+            if only and name not in only:
+                continue
+            sweep_dir = out / scale / name
+            chosen = _overrides(item, plan["scales"][scale], scale, seeds, overrides)
+            arguments = _arguments(chosen, sweep_dir)
+            log.info("\n# %s\n%s", item["title"], format_command(TRAIN, arguments))
+            if _run_command(["-m", TRAIN, *arguments]):
+                sweeps[name] = (chosen, sweep_dir)
+            else:
+                failed += 1
+    except KeyboardInterrupt as interrupt:
+        exit_code = signals.exit_code(interrupt)
+    finally:
         write_reproduction(out, scale, plan, seeds, overrides)
+    if exit_code:
+        print("mnistcnn: interrupted; repeat the same command to resume", file=sys.stderr)
+        return exit_code
     if root is not None and sweeps:
         store_results(root, plan, sweeps)
     if failed:
@@ -78,6 +88,7 @@ def reproduce(
             f"{failed} experiment{' is' if failed == 1 else 's are'} not complete; "
             "repeat the same command to resume"
         )
+    return 0
 
 
 def _check_publishable(scale: str, overrides: Sequence[str]) -> None:
@@ -85,33 +96,35 @@ def _check_publishable(scale: str, overrides: Sequence[str]) -> None:
     if scale == "quick":
         raise UsageError("--write: the results of --scale quick mean nothing; use cpu or full")
     allowed = ("device=", "hydra/launcher=", "hydra.launcher.")
-    for override in overrides:
-        if not override.startswith(allowed):
+    for each in overrides:
+        if not each.startswith(allowed):
             raise UsageError(
-                f"--write: {override} changes the results; only the device and the launcher can "
+                f"--write: {each} changes the results; only the device and the launcher can "
                 "be overridden"
             )
 
 
-def _command(
+def _overrides(
     item: dict[str, Any],
     scale_options: dict[str, Any],
     scale: str,
     seeds: int | None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
-    """Return ``-m mnistcnn.train -m experiment=...`` with the overrides of the scale."""
+    """Return ``experiment=...`` and the overrides of the scale, the seeds and the command."""
     count = seeds or item.get("seeds", {}).get(scale, scale_options["seeds"])
     return [
-        "-m",
-        "mnistcnn.train",
-        "-m",
         f"experiment={item['experiment']}",
         *scale_options["overrides"],
         *item.get("overrides", {}).get(scale, []),
         f"seed=range({count})",
         *overrides,
     ]
+
+
+def _arguments(overrides: Sequence[str], sweep_dir: Path) -> list[str]:
+    """Return the arguments of ``mnistcnn.train`` for a sweep in ``sweep_dir``."""
+    return ["-m", *overrides, override("hydra.sweep.dir", sweep_dir)]
 
 
 def _run_command(arguments: Sequence[str]) -> bool:
@@ -151,20 +164,23 @@ def write_reproduction(
 
     The HTML file contains its pictures.
     """
+    typed = ["scripts/reproduce", "--scale", scale, "--out", str(out), *overrides]
+    typed += [] if seeds is None else ["--seeds", str(seeds)]
     blocks = [
         f"# {TITLE}",
         (
-            f"Scale `{scale}`: `scripts/reproduce --scale {scale}`. Accuracy and error in percent, "
-            "mean ± standard deviation over seeds (95% interval of the mean). The report's numbers "
-            "are from single runs."
+            f"Scale `{scale}`: `{join_arguments(typed)}`. Accuracy and error in percent, mean ± "
+            "standard deviation over seeds (95% interval of the mean). The report's numbers are "
+            "from single runs."
         ),
     ]
     if scale == "quick":
         blocks.append("These runs are too small for conclusions: they only test the program.")
     for item in plan["items"]:
-        command = _command(item, plan["scales"][scale], scale, seeds, overrides)
-        blocks += [f"## {item['title']}", f"`python {' '.join(command)}`"]
-        blocks += _section(out, out / scale / item["experiment"], item)
+        sweep_dir = out / scale / item["experiment"]
+        chosen = _overrides(item, plan["scales"][scale], scale, seeds, overrides)
+        command = format_command(TRAIN, _arguments(chosen, sweep_dir))
+        blocks += [f"## {item['title']}", f"`{command}`", *_section(out, sweep_dir, item)]
     text = "\n\n".join(blocks) + "\n"
     write_text(out / REPRODUCTION_MD, text)
     write_text(out / REPRODUCTION_HTML, to_html(text, TITLE, out))

@@ -25,6 +25,7 @@ from mnistcnn.experiments.verdicts import verdicts
 from mnistcnn.runs.provenance import short_commit
 from mnistcnn.runs.store import Run, find_runs
 from mnistcnn.system.atomic_files import write_json
+from mnistcnn.system.command_lines import join_arguments
 from mnistcnn.system.errors import MnistcnnError
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def store_results(
         if item["experiment"] in sweeps:
             overrides, sweep_dir = sweeps[item["experiment"]]
             result = collect_result(item, find_runs(sweep_dir))
-            result.measured = f"`{' '.join(overrides)}`: {result.measured}"
+            result.measured = f"`{join_arguments(overrides)}`: {result.measured}"
             stored[item["experiment"]] = {
                 **asdict(result),
                 "means": [

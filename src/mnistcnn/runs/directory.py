@@ -1,7 +1,10 @@
 """Name the files of a run's directory; create and clear such a directory."""
 
+import contextlib
+import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mnistcnn.system.atomic_files import remove_temporary_files
@@ -60,6 +63,19 @@ def create_run_dir(path: Path, key: str) -> Path:
         ) from error
     refuse_existing_run(path, key)
     return path
+
+
+def missing_directories(path: Path) -> list[Path]:
+    """Return ``path`` and those of its parents that do not exist, deepest first."""
+    # Path.exists would raise PermissionError
+    return [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110
+
+
+def remove_empty_directories(paths: Iterable[Path]) -> None:
+    """Remove those of ``paths``, deepest first, that exist and are empty."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def refuse_existing_run(path: Path, key: str) -> None:

@@ -2,12 +2,24 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def format_command(module: str, arguments: Sequence[str]) -> str:
-    """Return ``python -m MODULE ARGUMENTS``, with arguments quoted for the shell if necessary."""
-    return shlex.join(["python", "-m", module, *arguments])
+    """Return ``python -m MODULE ARGUMENTS`` with the arguments quoted for the shell."""
+    return join_arguments(["python", "-m", module, *arguments])
+
+
+def join_arguments(arguments: Iterable[str]) -> str:
+    """Return the arguments in one line, each quoted for the shell if necessary."""
+    return " ".join(map(quote_argument, arguments))
+
+
+def quote_argument(text: str) -> str:
+    """Return ``text`` quoted for the shell if necessary, in double quotes if that is readable."""
+    if "'" in text and not re.search(r'["$`\\!]', text):
+        return f'"{text}"'
+    return shlex.quote(text)
 
 
 def override(key: str, value: object) -> str:

@@ -32,7 +32,7 @@ def lock_run_dir(run_dir: Path, wait: bool = False) -> Iterator[None]:
             raise UsageError(
                 f"{run_dir} is being written by another process: wait for it or stop it first"
             ) from None
-        log.info("waiting for the lock of %s", run_dir.name)
+        log.info("waiting for the lock of %s: another process runs it", run_dir.name)
         lock.acquire()
     except OSError as error:
         raise UsageError(f"{run_dir} cannot be written: {error.strerror or error}") from error

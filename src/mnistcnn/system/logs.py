@@ -31,12 +31,17 @@ class _FileHandler(logging.FileHandler):
 
 
 def setup_logging() -> None:
-    """Log to standard output. A closed or ASCII-only stream must not end a run."""
+    """Log to standard output, and in colours only on a terminal.
+
+    A closed or ASCII-only stream must not end a run.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  used until the exit
         with contextlib.suppress(AttributeError):  # a replaced stream may have no reconfigure()
             getattr(sys, name).reconfigure(errors="backslashreplace")
+    if not sys.stderr.isatty() and "FORCE_COLOR" not in os.environ:
+        os.environ["NO_COLOR"] = "1"  # Optuna writes its log to stderr, in colours
     logging.raiseExceptions = False  # no tracebacks for a closed pipe or a full disk
     logger = logging.getLogger("mnistcnn")
     logger.setLevel(logging.INFO)

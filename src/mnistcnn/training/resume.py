@@ -1,5 +1,6 @@
 """Resume a run: check which settings may change, and verify the files of its directory."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mnistcnn.runs.directory import (
 )
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
+from mnistcnn.system.command_lines import override, quote_argument
 from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
 
 
@@ -50,6 +52,9 @@ def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
 
 
 def _read_config(run_dir: Path) -> str:
+    if run_dir.is_file() and (run_dir.parent / CONFIG).is_file():
+        typed = quote_argument(override("resume", run_dir.parent))
+        raise UsageError(f"resume={run_dir} is a file: give the directory of the run, {typed}")
     try:
         return (run_dir / CONFIG).read_text()
     except (OSError, ValueError) as error:
@@ -75,9 +80,13 @@ def _refuse_changes(
         if key == "epochs":
             fixed_by = "steps" if run.steps is not None else f"scheduler={run.scheduler.name}"
             reason = f"{fixed_by} depends on the number of epochs"
+        # the settings of these groups may all change
+        names = dict.fromkeys(
+            re.sub(r"^(checkpoint|tsne|neighbours)\..+", r"\1.*", name) for name in changeable
+        )
         raise UsageError(
             f"{source}: {key} is {current[key]} and cannot be changed to {value}: {reason} "
-            f"(only {', '.join(changeable)} may change)"
+            f"(only {', '.join(names)} may change)"
         )
 
 
