@@ -452,8 +452,14 @@ def test_a_picture_that_cannot_be_drawn_again_remains(finished_run, tmp_path, mo
     shutil.copytree(finished_run, run_dir)
     monkeypatch.setattr(mosaic, "neighbours", fail_to_draw)
     train_run(settings(*FOUR_EPOCHS, "neighbours.k=3"), run_dir, resume=True)
-    for name in ALL_FILES - {LOG, METRICS}:
+    for name in ALL_FILES - {LOG, METRICS, CONFIG}:
         assert (run_dir / name).read_bytes() == (finished_run / name).read_bytes(), name
+    assert read_metrics(run_dir)["missing_pictures"] == ["neighbours.png"]
+    monkeypatch.undo()
+    train_run(settings(*FOUR_EPOCHS, "neighbours.k=3"), run_dir, resume=True)
+    assert (run_dir / "neighbours.png").read_bytes() != (
+        finished_run / "neighbours.png"
+    ).read_bytes()
     assert read_metrics(run_dir)["missing_pictures"] == []
 
 

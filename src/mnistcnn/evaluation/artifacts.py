@@ -117,38 +117,35 @@ def redraw_pictures(
     settings: TrainSettings,
     history: list[dict[str, float]],
     record: RunRecord,
-) -> bool:
-    """Draw the pictures ``names`` of a complete run and return whether all were drawn.
+) -> None:
+    """Draw the pictures ``names`` of a complete run, which are its ``missing_pictures``.
 
     ``record`` has the values of the run's ``metrics.json``. A picture that cannot be drawn again
-    remains as it is.
+    remains as it is, and is still listed.
     """
     precision = _resolve_precision(model, settings)
     batches = evaluation_batches(splits.test)
     test = inference.infer(model, batches, precision, with_features=True)
     counts = record.values["test"]["confusion_matrix"]
     writers = _picture_writers(model, splits, settings, test, counts, history)
-    return _draw({name: writers[name] for name in names}, record)
+    _draw({name: writers[name] for name in names}, record)
 
 
-def _draw(writers: dict[str, Callable[[Path], None]], record: RunRecord) -> bool:
-    """Write pictures, update ``missing_pictures``, and return whether all were written."""
+def _draw(writers: dict[str, Callable[[Path], None]], record: RunRecord) -> None:
+    """Write pictures and remove them from ``missing_pictures``; log those that fail."""
     log.info("drawing %d pictures and tables", len(writers))
     failures = []
     for name, write in writers.items():
         with record.phase(name):
             try:
                 write(record.run_dir / name)
+                record.values["missing_pictures"].remove(name)
             except Exception as error:  # write the remaining files
                 log.debug("%s was not written", name, exc_info=True)
                 failures.append(f"{name} ({type(error).__name__}: {error})")
-        listed = record.values["missing_pictures"]
-        if (record.run_dir / name).is_file() and name in listed:
-            listed.remove(name)
         signals.raise_if_stopped()
     if failures:
         log.warning("the scores are complete, but not written: %s", ", ".join(failures))
-    return not failures
 
 
 def _resolve_precision(model: Classifier, settings: TrainSettings) -> torch.dtype:

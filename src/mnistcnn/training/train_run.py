@@ -116,9 +116,12 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
     splits = load_splits(settings.data, settings.seed).to(device)
     place_model(model, device)
     with update_record(run.path, LOG) as record:
-        if redraw_pictures(names, model, splits, settings, run.history, record):
-            pictures = replace(stored, tsne=settings.tsne, neighbours=settings.neighbours)
-            write_text(run.path / CONFIG, to_yaml(pictures))
+        # before the settings change: if this process is killed, the next resume draws the pictures
+        record.values["missing_pictures"] = names
+        record.write()
+        pictures = replace(stored, tsne=settings.tsne, neighbours=settings.neighbours)
+        write_text(run.path / CONFIG, to_yaml(pictures))
+        redraw_pictures(names, model, splits, settings, run.history, record)
     return record.values
 
 
