@@ -271,7 +271,6 @@ def test_cfg_shows_the_configuration_of_the_run_to_resume(command, tmp_path):
         (train.main, ["data=mnist5k", "-m", "seed=0,1", "epochs=0", "hydra.sweep.dir=a/b/c"]),
         (compare.main, ["nowhere", "elsewhere", "--out", "a/b/c"]),
     ],
-    ids=str,
 )
 def test_a_refused_command_leaves_no_directory(command, tmp_path, main, arguments):
     code, _, err = command(main, *arguments)

@@ -10,7 +10,8 @@ import pytest
 from matplotlib import style
 
 from mnistcnn.experiments.comparison import compare_paths
-from mnistcnn.experiments.summary import VALIDATION_CURVES, write_summary
+from mnistcnn.experiments.curves import VALIDATION_CURVES
+from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs.store import find_runs
 from mnistcnn.training.train_run import train_run
 
@@ -71,10 +72,10 @@ def test_sweep_and_compare_draw_the_same_pictures_in_a_notebook(training_picture
     assert read_pictures(first.path) == training_pictures
     pictures = read_pictures(sweep)
     (sweep / VALIDATION_CURVES).unlink()
-    write_summary(sweep)
+    summarise(sweep).write()
     assert read_pictures(sweep) == pictures
     run_python(tmp_path, "-m", "mnistcnn.compare", "sweep", "--out=comparison", **JUPYTER)
-    compare_paths([sweep], tmp_path / "expected", None, None)
+    compare_paths([sweep], tmp_path / "expected", None, None).write()
     compared = read_pictures(tmp_path / "comparison")
     assert len(compared) == 2 and compared == read_pictures(tmp_path / "expected")
 
