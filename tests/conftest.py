@@ -16,7 +16,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from mnistcnn.config.load import to_settings
-from mnistcnn.config.schema import TrainSettings
+from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.system import signals
 from mnistcnn.training.train_run import train_run
@@ -50,6 +50,12 @@ def settings(*overrides: str) -> TrainSettings:
     """Return the settings of ``python -m mnistcnn.train`` with these overrides."""
     with initialize_config_module("mnistcnn.conf", version_base="1.3"):
         return to_settings(TrainSettings, compose("train", list(overrides)))
+
+
+def evaluate_settings(ckpt: Path, *overrides: str) -> EvaluateSettings:
+    """Return the settings of ``python -m mnistcnn.evaluate`` with these overrides."""
+    with initialize_config_module("mnistcnn.conf", version_base="1.3"):
+        return to_settings(EvaluateSettings, compose("evaluate", [f"ckpt='{ckpt}'", *overrides]))
 
 
 @pytest.fixture(scope="session")

@@ -99,11 +99,19 @@ def write_data_instead_of_pictures() -> None:
 
 # Processes ---------------------------------------------------------------------------------------
 
+# modules that the commands import when they are called, and that are slow to import
+COMMAND_MODULES = [
+    "mnistcnn.cli.hydra_command",
+    "mnistcnn.experiments.comparison",
+    "sklearn.decomposition",
+    "sklearn.neighbors",
+]
+
 
 def start_process(function: Callable, *arguments: object) -> multiprocessing.Process:
     """Start a process forked from a server that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__, *PRELOAD_MODULES])
+    context.set_forkserver_preload([function.__module__, *PRELOAD_MODULES, *COMMAND_MODULES])
     process = context.Process(target=function, args=arguments)
     process.start()
     return process

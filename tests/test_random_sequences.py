@@ -10,29 +10,34 @@ import os
 import random
 import shutil
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mnistcnn import compare, evaluate, train
+from mnistcnn.cli.app import run_cli
 from mnistcnn.config.load import read_settings
-from mnistcnn.evaluation import figures
+from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.evaluation import embedding, figures
+from mnistcnn.evaluation.evaluate_run import evaluate_run
+from mnistcnn.experiments.comparison import compare_paths
 from mnistcnn.runs.checkpoint import load_checkpoint
 from mnistcnn.runs.directory import BEST, CONFIG, LAST, METRICS, PICTURES, PREDICTIONS, RESULT_FILES
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import COMPLETE_STATUSES, read_run
 from mnistcnn.training import trainer
+from mnistcnn.training.resume import resumed_settings
+from mnistcnn.training.train_run import train_run
 
+from .conftest import evaluate_settings, settings
 from .fault_injection import (
     MOMENTS,
     fill_disk,
     inject_fault,
     kill,
+    run_in_process,
     start_process,
     without_measurements,
     write_data_instead_of_pictures,
@@ -111,23 +116,37 @@ FAULTS: list[Fault] = [
 ]
 
 
-def run_command(main: Callable, arguments: list[str], fault: Fault, seed: int, log: Path) -> None:
-    """Run a command with a fault in this process and append its output to ``log``."""
+def train_new(run_dir: Path, settings: TrainSettings) -> None:
+    train_run(settings, run_dir)
+
+
+def resume(run_dir: Path, changes: dict[str, object]) -> None:
+    train_run(resumed_settings(run_dir, changes), run_dir, resume=True)
+
+
+def evaluate(run_dir: Path, settings: EvaluateSettings) -> None:
+    evaluate_run(settings, run_dir)
+
+
+def compare(out: Path, paths: list[Path]) -> None:
+    compare_paths(paths, out, None, None).write()
+
+
+def run_with_fault(
+    function: Callable, path: Path, argument: object, fault: Fault, seed: int, log: Path
+) -> None:
+    """Call ``function(path, argument)`` with a fault in this process, and log its output."""
     write_data_instead_of_pictures()
+    embedding.tsne = lambda features, *_: features[:, :2]
     fault(random.Random(seed))
-    sys.argv = ["mnistcnn", *arguments]
     # not buffered: the process may be killed
     with (
         log.open("a", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        print(f"$ {arguments} with {fault.__name__}")
-        try:
-            main()
-        except Exception:
-            traceback.print_exc()
-            raise
+        print(f"$ {function.__name__} {path} {argument} with {fault.__name__}")
+        run_cli(lambda: function(path, argument))
 
 
 class Sequence:
@@ -140,10 +159,10 @@ class Sequence:
         self.complete: dict[Path, dict[str, bytes]] = {}  # files of complete directories
         folder.mkdir()
 
-    def command(self, main: Callable, *arguments: str, fault: Fault = no_fault) -> int:
-        """Run a command in a subprocess and return its exit code."""
+    def run(self, function: Callable, path: Path, argument: object, fault: Fault = no_fault) -> int:
+        """Run a function in a subprocess and return its exit code."""
         seed = self.generator.randrange(1 << 30)
-        process = start_process(run_command, main, list(arguments), fault, seed, self.log)
+        process = start_process(run_with_fault, function, path, argument, fault, seed, self.log)
         process.join()
         assert "Traceback" not in self.log.read_text()
         return process.exitcode
@@ -151,48 +170,58 @@ class Sequence:
     # The steps -----------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Run a random command with a random fault, or without one, and check its effects."""
+        """Do something random with a random fault, or without one, and check its effects."""
         fault = self.generator.choice([no_fault, *FAULTS])
-        if not (self.run_dir / CONFIG).exists():
-            shutil.rmtree(self.run_dir, ignore_errors=True)
-            self.command(train.main, *SMALL, f"hydra.run.dir={self.run_dir}", fault=fault)
+        if (self.run_dir / CONFIG).exists():
+            steps = [
+                self.resume,
+                self.resume,
+                self.resume,
+                self.evaluate,
+                self.compare,
+                self.refuse,
+            ]
+            self.generator.choice(steps)(fault)
         else:
-            self.generator.choice(
-                [self.resume, self.resume, self.resume, self.evaluate, self.compare, self.refuse]
-            )(fault)
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+            self.run(train_new, self.run_dir, settings(*SMALL), fault)
         self.check()
 
     def resume(self, fault: Fault) -> None:
-        changes = ["device=cpu", "tsne.samples=25", "neighbours.k=2", "checkpoint.minutes=0"]
-        epochs = read_settings((self.run_dir / CONFIG).read_text(), self.run_dir / CONFIG).epochs
+        changes: list[tuple[str, object]] = [
+            ("device", "cpu"),
+            ("tsne.samples", 25),
+            ("neighbours.k", 2),
+            ("checkpoint.minutes", 0.0),
+        ]
+        epochs = self.settings().epochs
         if epochs < MAX_EPOCHS:
-            changes.append(f"epochs={epochs + 1}")
-        chosen = self.generator.sample(changes, self.generator.choice([0, 0, 1, 2]))
-        if any(each.startswith("epochs") for each in chosen):
+            changes.append(("epochs", epochs + 1))
+        chosen = dict(self.generator.sample(changes, self.generator.choice([0, 0, 1, 2])))
+        if "epochs" in chosen:
             self.complete.pop(self.run_dir, None)  # its results will be replaced
-        self.command(train.main, f"resume={self.run_dir}", *chosen, fault=fault)
+        self.run(resume, self.run_dir, chosen, fault)
 
     def evaluate(self, fault: Fault) -> None:
-        target = self.folder / f"evaluation-{len(list(self.folder.iterdir()))}"
-        self.command(evaluate.main, f"ckpt={self.run_dir}", f"hydra.run.dir={target}", fault=fault)
+        self.run(evaluate, self.new_path(), evaluate_settings(self.run_dir), fault)
 
-    def compare(self, fault: Fault) -> None:
-        other = self.references.run(*SMALL, "seed=1")
-        out = self.folder / f"comparison-{len(list(self.folder.iterdir()))}"
-        code = self.command(
-            compare.main, str(self.run_dir), str(other), "--out", str(out), fault=no_fault
-        )
+    def compare(self, _: Fault) -> None:
+        paths = [self.run_dir, self.references.run(*SMALL, "seed=1")]
+        code = self.run(compare, self.new_path(), paths)
         assert code == (0 if read_run(self.run_dir).complete else 2)
 
     def refuse(self, _: Fault) -> None:
         before = read_files(self.run_dir)
-        for arguments in (
-            [f"resume={self.run_dir}", "seed=5"],
-            [*SMALL, f"hydra.run.dir={self.run_dir}"],
-        ):
-            if arguments[0].startswith("resume") or (self.run_dir / METRICS).exists():
-                assert self.command(train.main, *arguments) == 2
-                assert read_files(self.run_dir) == before
+        assert self.run(resume, self.run_dir, {"seed": 5}) == 2
+        if METRICS in before:
+            assert self.run(train_new, self.run_dir, settings(*SMALL)) == 2
+        assert read_files(self.run_dir) == before
+
+    def new_path(self) -> Path:
+        return self.folder / f"{len(list(self.folder.iterdir()))}"
+
+    def settings(self) -> TrainSettings:
+        return read_settings((self.run_dir / CONFIG).read_text(), self.run_dir / CONFIG)
 
     # What must be true ---------------------------------------------------------------------------
 
@@ -221,7 +250,6 @@ class Sequence:
     def check_complete(self, folder: Path) -> None:
         run = read_run(folder)
         assert run.complete, run.reason
-        settings = read_settings((folder / CONFIG).read_text(), folder / CONFIG)
         with np.load(folder / PREDICTIONS) as file:
             accuracy = (file["labels"] == file["predictions"]).mean()
         assert accuracy == run.metrics["test"]["accuracy"]
@@ -229,24 +257,24 @@ class Sequence:
         absent = {name for name in PICTURES if not (folder / name).exists()}
         assert absent <= set(run.missing_pictures) <= set(PICTURES)
         if folder == self.run_dir:
-            assert run.metrics["config_sha256"] == config_sha256(settings)
-            assert run.metrics["epochs"] == settings.epochs == len(read_history(folder))
+            assert run.metrics["config_sha256"] == config_sha256(self.settings())
+            assert run.metrics["epochs"] == self.settings().epochs == len(read_history(folder))
             assert load_checkpoint(folder / BEST).epoch == run.metrics["best_epoch"]
 
     def finish(self) -> None:
         """Resume the run; its results must be those of an uninterrupted run."""
         if not (self.run_dir / CONFIG).exists():
             return
-        assert self.command(train.main, f"resume={self.run_dir}") == 0
+        assert self.run(resume, self.run_dir, {}) == 0
         self.check()
         run = read_run(self.run_dir)
         assert run.complete and run.missing_pictures == []
-        settings = read_settings((self.run_dir / CONFIG).read_text(), self.run_dir / CONFIG)
+        final = self.settings()
         expected = self.references.run(
             *SMALL,
-            f"epochs={settings.epochs}",
-            f"tsne.samples={settings.tsne.samples}",
-            f"neighbours.k={settings.neighbours.k}",
+            f"epochs={final.epochs}",
+            f"tsne.samples={final.tsne.samples}",
+            f"neighbours.k={final.neighbours.k}",
         )
         for name in RESULT_FILES:
             actual = (self.run_dir / name).read_bytes()
@@ -264,11 +292,9 @@ class References:
         """Return the directory of an uninterrupted run with these overrides."""
         run_dir = self.folder / "_".join(overrides[len(SMALL) :])
         if not run_dir.exists():
-            arguments = [*overrides, f"hydra.run.dir='{run_dir}'"]
-            log = self.folder.parent / "references.log"
-            process = start_process(run_command, train.main, arguments, no_fault, 0, log)
-            process.join()
-            assert process.exitcode == 0
+            log = self.folder.parent / "log"
+            arguments = (train_new, run_dir, settings(*overrides), no_fault, 0, log)
+            run_in_process(run_with_fault, *arguments)
         return run_dir
 
 
@@ -282,14 +308,16 @@ def references(tmp_path_factory) -> References:
     return References(tmp_path_factory.mktemp("references") / "runs")
 
 
-def test_random_sequences(tmp_path, references, request):
-    for seed in range(request.config.getoption("--sequences")):
-        sequence = Sequence(tmp_path / str(seed), seed, references)
-        try:
-            for _ in range(STEPS):
-                sequence.step()
-            sequence.finish()
-        except AssertionError as error:
-            log = sequence.log.read_text()
-            raise AssertionError(f"sequence {seed}: {error}\n{log}") from error
-        shutil.rmtree(sequence.folder)
+def pytest_generate_tests(metafunc) -> None:
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(metafunc.config.getoption("--sequences")))
+
+
+def test_a_random_sequence(tmp_path, references, number):
+    sequence = Sequence(tmp_path / "sequence", number, references)
+    try:
+        for _ in range(STEPS):
+            sequence.step()
+        sequence.finish()
+    finally:
+        print(sequence.log.read_text())  # shown by pytest after a failure

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from mnistcnn import evaluate, train
-from mnistcnn.config.load import FORMAT, read_settings, to_settings
-from mnistcnn.config.schema import EvaluateSettings
+from mnistcnn.config.load import FORMAT, read_settings
 from mnistcnn.data.batches import evaluation_batches, to_float
 from mnistcnn.data.dataset import load_splits
 from mnistcnn.evaluation import evaluate_run as evaluate_run_module
@@ -41,7 +40,7 @@ from mnistcnn.training.step import NonFiniteLoss
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
-from .conftest import FOUR_EPOCHS, TINY, same_weights, settings
+from .conftest import FOUR_EPOCHS, TINY, evaluate_settings, same_weights, settings
 
 ALL_FILES = {
     "config.yaml",
@@ -68,14 +67,6 @@ def file_names(run_dir) -> set[str]:
 
 def read_metrics(run_dir) -> dict:
     return json.loads((run_dir / METRICS).read_text())
-
-
-def evaluate_settings(ckpt, *overrides: str) -> EvaluateSettings:
-    from hydra import compose, initialize_config_module
-
-    with initialize_config_module("mnistcnn.conf", version_base="1.3"):
-        composed = compose("evaluate", [f"ckpt='{ckpt}'", *overrides])
-    return to_settings(EvaluateSettings, composed)
 
 
 # The files of a run ------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from mnistcnn.benchmark.throughput import LIGHTNING, MNISTCNN
 from mnistcnn.benchmark.timing import Spread, alternate, power_law_exponent, ratios, spread
 from mnistcnn.runs.directory import LAST, METRICS
 from mnistcnn.runs.history import read_history
-from mnistcnn.system.command_lines import join_arguments, override
 from mnistcnn.system.errors import MnistcnnError
+from mnistcnn.system.quoting import join_arguments, override
 
 IMPORT_TORCH = '`python -c "import torch"`'
 SMALL_TSNE = ["tsne.samples=100", "tsne.perplexity=10"]

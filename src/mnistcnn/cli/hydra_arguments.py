@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from mnistcnn.cli.arguments import CommandParser
 from mnistcnn.cli.messages import GROUPS, PLUGIN_EXTRAS, group_options
 from mnistcnn.runs.directory import CONFIG
-from mnistcnn.system.command_lines import format_command, override, quote_argument
 from mnistcnn.system.errors import SettingError, UsageError
+from mnistcnn.system.quoting import format_command, override, quote_argument
 
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # flags that exclude each other
 # Settings that Hydra ignores in a single run, and in a sweep.

@@ -24,9 +24,9 @@ from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.multirun import Multirun, Task
 from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs.directory import CONFIG, missing_directories, remove_empty_directories
-from mnistcnn.system.command_lines import format_command, override, quote_argument
 from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
 from mnistcnn.system.logs import setup_logging
+from mnistcnn.system.quoting import format_command, override, quote_argument
 
 CONFIG_PATH = "pkg://mnistcnn.conf"
 

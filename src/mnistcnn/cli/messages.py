@@ -17,7 +17,7 @@ from omegaconf.errors import (
 )
 
 from mnistcnn.config.schema import GROUP_SCHEMAS
-from mnistcnn.system import command_lines
+from mnistcnn.system import quoting
 
 MIN_SIMILARITY = 0.7  # of a name worth suggesting, in [0, 1]
 
@@ -86,7 +86,7 @@ def _syntax_hint(override: str) -> str:
         return f"write it without spaces, {key.strip()}={value.strip()}"
     if value.count("[") != value.count("]"):
         return "a bracket is missing"
-    typed = command_lines.quote_argument(command_lines.override(key, value))
+    typed = quoting.quote_argument(quoting.override(key, value))
     return f"if this is the intended value, quote it: {typed}"
 
 

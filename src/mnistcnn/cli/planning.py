@@ -25,9 +25,9 @@ from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.runs.directory import MAX_SLUG_LENGTH, create_run_dir, refuse_existing_run, slugify
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.store import find_runs
-from mnistcnn.system.command_lines import override
 from mnistcnn.system.devices import resolve_device
 from mnistcnn.system.errors import SettingError, UsageError
+from mnistcnn.system.quoting import override
 from mnistcnn.system.resources import available_cores, available_memory
 from mnistcnn.training.optim import check_steps
 from mnistcnn.training.resume import resumed_settings

@@ -20,8 +20,8 @@ from mnistcnn.runs.directory import create_run_dir
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system import signals, subprocesses
 from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.command_lines import format_command, join_arguments, override
 from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.system.quoting import format_command, join_arguments, override
 
 log = logging.getLogger(__name__)
 

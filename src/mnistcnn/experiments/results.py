@@ -25,8 +25,8 @@ from mnistcnn.experiments.verdicts import verdicts
 from mnistcnn.runs.provenance import short_commit
 from mnistcnn.runs.store import Run, find_runs
 from mnistcnn.system.atomic_files import write_json
-from mnistcnn.system.command_lines import join_arguments
 from mnistcnn.system.errors import MnistcnnError
+from mnistcnn.system.quoting import join_arguments
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from mnistcnn.runs.directory import (
 )
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
-from mnistcnn.system.command_lines import override, quote_argument
 from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
+from mnistcnn.system.quoting import override, quote_argument
 
 
 @dataclass(frozen=True)

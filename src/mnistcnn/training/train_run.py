@@ -28,7 +28,6 @@ from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.metrics_file import record_run, update_record
 from mnistcnn.runs.store import Run, read_run
 from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.command_lines import format_command, override
 from mnistcnn.system.devices import (
     configure_process,
     describe_device,
@@ -37,6 +36,7 @@ from mnistcnn.system.devices import (
 )
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
+from mnistcnn.system.quoting import format_command, override
 from mnistcnn.training.resume import ResumeState, load_resume_state, restore_files
 from mnistcnn.training.trainer import Trainer, build_model
 

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mnistcnn.system import command_lines
+from mnistcnn.system import quoting
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from mnistcnn.system import command_lines
     ],
 )
 def test_text_survives_the_shell_and_hydra(value):
-    command = command_lines.format_command("m", ["-m", command_lines.override("key", value)])
+    command = quoting.format_command("m", ["-m", quoting.override("key", value)])
     *start, argument = shlex.split(command)
     assert start == ["python", "-m", "m", "-m"]
     (parsed,) = OverridesParser.create().parse_overrides([argument])
@@ -47,9 +47,9 @@ def test_what_needs_no_quotes_has_none():
     arguments = [
         "-m",
         "seed=0,1",
-        command_lines.override("hydra.sweep.dir", "outputs/sweep-1"),
+        quoting.override("hydra.sweep.dir", "outputs/sweep-1"),
     ]
-    assert command_lines.format_command("mnistcnn.train", arguments) == (
+    assert quoting.format_command("mnistcnn.train", arguments) == (
         "python -m mnistcnn.train -m seed=0,1 hydra.sweep.dir=outputs/sweep-1"
     )
-    assert command_lines.format_command("m", ["seed=range(2)"]) == "python -m m 'seed=range(2)'"
+    assert quoting.format_command("m", ["seed=range(2)"]) == "python -m m 'seed=range(2)'"
