@@ -108,7 +108,14 @@ def test_every_function_fits_on_a_screen(path):
         ("sklearn", {"evaluation.embedding", "evaluation.metrics"}),
         (
             "hydra",
-            {"cli.hydra_command", "cli.hydra_arguments", "cli.planning", "cli.messages", BENCHMARK},
+            {
+                "cli.hydra_command",
+                "cli.hydra_arguments",
+                "cli.composition",
+                "cli.planning",
+                "cli.messages",
+                BENCHMARK,
+            },
         ),
         ("lightning", {BENCHMARK}),
     ],

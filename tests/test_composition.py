@@ -29,6 +29,8 @@ JOBS = [
     ["early_stopping.patience=null"],
     ["early_stopping.patience=2"],
     ["seed=5", "seed=6"],
+    ["checkpoint={minutes:1}"],
+    ["checkpoint={keep_last:false}"],
     ["+seed=7"],
     ["++seed=8"],
     ["data.dir='/a b'"],

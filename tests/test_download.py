@@ -81,7 +81,22 @@ def test_failed_download_leaves_no_file(server, tmp_path, behaviour):
     with pytest.raises(UsageError, match="data=mnist5k") as refusal:
         load_mnist_splits(tmp_path, [server.url(behaviour)])
     assert "train-images-idx3-ubyte.gz" in str(refusal.value)
-    assert files_except_locks(tmp_path / "MNIST" / "raw") == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_whose_directory_was_removed_starts_again(server, tmp_path, monkeypatch):
+    """Another process removes the directories that it has created after its download failed."""
+    folder = tmp_path / "MNIST" / "raw"
+
+    class RemovedOnce(FileLock):
+        def acquire(self, *arguments, **options):
+            monkeypatch.setattr(download, "FileLock", FileLock)
+            shutil.rmtree(tmp_path / "MNIST")
+            return super().acquire(*arguments, **options)
+
+    monkeypatch.setattr(download, "FileLock", RemovedOnce)
+    load_mnist_splits(tmp_path, [server.url("good")])
+    assert len(files_except_locks(folder)) == 4
 
 
 @pytest.mark.parametrize("behaviour", ["silent", "slow"])

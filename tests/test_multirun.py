@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.locks import LOCK_FILE, lock_run_dir
 
 from .conftest import ROOT, TINY, settings
+from .synthetic_runs import make_run
 
 PROC = Path("/proc")  # Linux
 KILLED = "killed by SIGKILL (out of memory?)"
@@ -436,6 +438,23 @@ def test_a_signal_while_the_summary_is_written(command, tmp_path, monkeypatch):
     monkeypatch.setattr(hydra_command, "summarise", raise_stopped)
     code, _, err = command(quick_train, "-m", "seed=0", "hydra.sweep.dir=sweep")
     assert (code, err) == (143, "mnistcnn: stopped by SIGTERM\n")
+
+
+def test_a_job_that_is_killed_while_it_draws_is_complete(tmp_path, monkeypatch, caplog):
+    def draw_and_die(
+        _: Callable, task: Callable, settings: TrainSettings, run_dir: Path, *__, **___
+    ):
+        shutil.rmtree(run_dir)
+        make_run(run_dir, "seed=3", missing_pictures=["tsne.png"])
+        return -signal.SIGKILL
+
+    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", draw_and_die)
+    monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
+    sweep = multirun.Multirun(tmp_path, [config_sha256(settings("seed=3"))], total=1)
+    error = sweep.run_job(quick_task, settings("seed=3"), tmp_path / "run", 0)
+    assert error == pytest.approx(0.09)  # of make_run
+    assert f"run 1 of 1: {KILLED}; not drawn: tsne.png" in caplog.text
+    assert sweep.count_incomplete() == 0 and not sweep.is_complete()
 
 
 # Messages ----------------------------------------------------------------------------------------

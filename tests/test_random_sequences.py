@@ -184,7 +184,8 @@ class Sequence:
             self.generator.choice(steps)(fault)
         else:
             shutil.rmtree(self.run_dir, ignore_errors=True)
-            self.run(train_new, self.run_dir, settings(*SMALL), fault)
+            code = self.run(train_new, self.run_dir, settings(*SMALL), fault)
+            assert code == 0 or fault is not no_fault
         self.check()
 
     def resume(self, fault: Fault) -> None:
@@ -200,7 +201,8 @@ class Sequence:
         chosen = dict(self.generator.sample(changes, self.generator.choice([0, 0, 1, 2])))
         if "epochs" in chosen:
             self.complete.pop(self.run_dir, None)  # its results will be replaced
-        self.run(resume, self.run_dir, chosen, fault)
+        code = self.run(resume, self.run_dir, chosen, fault)
+        assert code == 0 or fault is not no_fault
 
     def evaluate(self, fault: Fault) -> None:
         self.run(evaluate, self.new_path(), evaluate_settings(self.run_dir), fault)

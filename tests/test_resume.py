@@ -412,6 +412,13 @@ def test_config_yaml_has_the_settings_of_a_run_that_was_resumed_without_a_checkp
     assert read_files(run_dir) == complete
 
 
+def test_a_run_without_its_configuration_is_completed(interrupted):
+    (interrupted / CONFIG).unlink()
+    train_run(settings(*FOUR_EPOCHS), interrupted, resume=True)
+    assert read_metrics(interrupted)["status"] == "finished"
+    assert (interrupted / CONFIG).read_text() == to_yaml(settings(*FOUR_EPOCHS))
+
+
 def test_predictions_and_pictures_remain_while_epochs_are_added(run, monkeypatch):
     before = read_files(run)
 

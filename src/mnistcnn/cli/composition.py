@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from functools import cache
-from typing import TypeVar
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -12,10 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from mnistcnn.config.load import checked_settings, merge_with_schema
-from mnistcnn.config.schema import EvaluateSettings, TrainSettings
-
-Settings = TypeVar("Settings", bound=TrainSettings | EvaluateSettings)
+from mnistcnn.config.load import Settings, checked_settings, merge_with_schema
 
 
 def compose_settings(
@@ -23,9 +19,8 @@ def compose_settings(
 ) -> list[Settings]:
     """Return the checked settings of each job, which is a list of overrides.
 
-    Hydra composes the configuration once for all jobs that differ in values alone, which takes
-    20 times as long as to change these values. Raises the errors of Hydra and of
-    :func:`checked_settings`.
+    Composing a configuration takes 20 times as long as changing its values: it is done once for all
+    jobs that differ only in values. Raises the errors of Hydra and of :func:`checked_settings`.
     """
     compositions: dict[tuple[str, ...], DictConfig] = {}
     settings = []
@@ -52,8 +47,10 @@ def _parse(text: str) -> Override:
 
 
 def _sets_value(override: Override) -> bool:
-    """Return whether an override changes the value of a setting, not a group or the defaults."""
+    """Return whether an override only replaces the value of a setting; a dict would be merged."""
     if override.is_add() or override.is_force_add() or override.is_delete():
+        return False
+    if isinstance(override.value(), dict):
         return False
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, ConfigLoaderImpl)

@@ -77,7 +77,7 @@ def _refuse_flag(argument: str, flags: Iterable[str]) -> NoReturn:
 def shows_resumed_run(parsed: argparse.Namespace) -> bool:
     """Return whether the arguments ask for the configuration of a run to resume.
 
-    Raises UsageError if they ask for more than Hydra, which shows the defaults, or we can show.
+    Raises UsageError for another option than ``--cfg job``: the others would show the defaults.
     """
     resume = [each for each in parsed.overrides if re.match(r"\+*resume=(?!null$)", each)]
     if not (parsed.cfg and resume):
@@ -229,12 +229,16 @@ def _check_sweep(config: DictConfig) -> None:
             raise SettingError(f"hydra.{section}.{name}", value, "a whole number from 1")
     if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
         raise SettingError("hydra.launcher.n_jobs", 0, "a whole number other than 0")
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
-    for each in {each.key_or_group: each for each in overrides}.values():
+    for each in {each.key_or_group: each for each in sweep_overrides(config)}.values():
         if each.is_sweep_override() and each.is_discrete_sweep() and not _has_values(each):
             raise UsageError(f"{each.input_line} has no values: there is nothing to run")
+
+
+def sweep_overrides(config: DictConfig) -> list[Override]:
+    """Return the overrides of a sweep: the sweeper's, then those typed, which take precedence."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob()
+    return parser.parse_overrides([*params, *config.hydra.overrides.task])
 
 
 def _has_values(each: Override) -> bool:

@@ -190,9 +190,10 @@ class ValidateCallback(Callback):
             command.multirun = planning.plan_multirun(
                 config, kwargs["config_name"], command.arguments
             )
+            is_complete = command.multirun.is_complete()
         except Exception as error:
             raise ConfigRejected(error) from error
-        if command.multirun.is_complete():  # Hydra would compose the configuration of each job
+        if is_complete:  # Hydra would compose the configuration of each job
             raise NothingToRun
 
 

@@ -3,18 +3,19 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnistcnn.cli.composition import compose_settings
+from mnistcnn.cli.hydra_arguments import sweep_overrides
 from mnistcnn.config.load import flatten, to_dict, to_settings, without_command_keys
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.data.batches import steps_per_epoch
@@ -77,7 +78,8 @@ def _sweep_dir(default: str, *, _root_: DictConfig) -> str:
     parts = [str(each.input_line) for each in typed if each.key_or_group not in excluded]
     text = ",".join([experiment, *sorted(parts)])
     name = slugify(text)
-    if len(name) == MAX_SLUG_LENGTH:  # truncated
+    # truncated, or with lists, whose brackets are not in the name
+    if len(name) == MAX_SLUG_LENGTH or re.search(r"[^\w.,=()+-]", text):
         name += f"-{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
     return f"outputs/experiments/{name}"
 
@@ -106,8 +108,10 @@ def resume_dir(composed: DictConfig) -> Path | None:
         return None
     if not isinstance(value, str):  # Hydra has read a number, true or a list
         raise UsageError(f"resume={value} is not a name: quote it, as in resume=\"'{value}'\"")
-    if not value or "${" in value:
-        raise UsageError(f"resume={value}: give the directory of a run, without ${{ in its name")
+    if not value:
+        raise UsageError("resume= is empty: give the directory of a run, or omit it")
+    if "${" in value:
+        raise UsageError(f"resume={value}: the name of a directory cannot contain ${{")
     return Path(_run_dir(value, ""))
 
 
@@ -178,11 +182,7 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
     ``typed`` are the command's arguments.
     """
     sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
-    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob()
-    overrides = parser.parse_overrides(
-        [*params, *config.hydra.overrides.task]  # later overrides take precedence
-    )
+    overrides = sweep_overrides(config)
     if any(each.key_or_group == "resume" for each in overrides):
         raise UsageError(
             "resume is for one run, without -m: to resume a sweep, repeat its command with the "
@@ -204,7 +204,7 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
             f"hydra.sweep.dir={sweep_dir} already holds runs: choose another directory"
         )
     by_hash = {config_sha256(each): each for each in settings if isinstance(each, TrainSettings)}
-    complete = {run.metrics.get("config_sha256") for run in existing if run.complete}
+    complete = {run.config_sha256 for run in existing if run.complete}
     missing = [each for key, each in by_hash.items() if key not in complete]
     _log_number_of_runs(sweep_dir, len(by_hash) or total, len(by_hash) - len(missing))
     if config_name == "train":

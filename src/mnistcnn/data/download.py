@@ -31,6 +31,13 @@ def download(archive: Path, sha256: str, max_bytes: int, mirrors: tuple[str, ...
 
     Raises UsageError if no mirror delivers the file; new directories are then removed.
     """
+    try:
+        _download(archive, sha256, max_bytes, mirrors)
+    except FileNotFoundError:  # of the lock: another process has removed the new directories
+        _download(archive, sha256, max_bytes, mirrors)
+
+
+def _download(archive: Path, sha256: str, max_bytes: int, mirrors: tuple[str, ...]) -> None:
     new_folders = [folder for folder in archive.parents if not folder.exists()]
     archive.parent.mkdir(parents=True, exist_ok=True)
     lock = archive.with_suffix(".lock")

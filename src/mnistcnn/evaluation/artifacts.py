@@ -72,7 +72,8 @@ def write_artifacts(
     """
     with record.phase("test"):
         precision = _resolve_precision(model, settings)
-        scores, test = _score_splits(model, splits, precision, trained_scores)
+        test = _predict_test(model, splits, precision)
+        scores = _score_splits(model, splits, precision, test, trained_scores)
     writers = _picture_writers(
         model, splits, settings, test, scores["test"]["confusion_matrix"], history
     )
@@ -87,7 +88,6 @@ def write_artifacts(
     record.write()
     _log_scores(scores)
 
-    directory.remove_pictures(record.run_dir)  # of earlier weights, if epochs were added
     _draw(writers, record)
     record.values["peak_memory_bytes"] = _peak_memory_bytes(device)
 
@@ -102,11 +102,10 @@ def outdated_pictures(run: Run, stored: TrainSettings, requested: TrainSettings)
         directory.TSNE: stored.tsne != requested.tsne,
         directory.NEIGHBOURS: stored.neighbours != requested.neighbours,
     }
-    listed = run.metrics.get("missing_pictures", [])
     return [
         name
         for name in expected
-        if name in listed or changed.get(name) or not (run.path / name).is_file()
+        if name in run.missing_pictures or changed.get(name) or not (run.path / name).is_file()
     ]
 
 
@@ -123,9 +122,7 @@ def redraw_pictures(
     ``record`` has the values of the run's ``metrics.json``. A picture that cannot be drawn again
     remains as it is, and is still listed.
     """
-    precision = _resolve_precision(model, settings)
-    batches = evaluation_batches(splits.test)
-    test = inference.infer(model, batches, precision, with_features=True)
+    test = _predict_test(model, splits, _resolve_precision(model, settings))
     counts = record.values["test"]["confusion_matrix"]
     writers = _picture_writers(model, splits, settings, test, counts, history)
     _draw({name: writers[name] for name in names}, record)
@@ -159,13 +156,19 @@ def _peak_memory_bytes(device: torch.device) -> int | None:
     return provenance.peak_memory_bytes()
 
 
+def _predict_test(model: Classifier, splits: DatasetSplits, precision: torch.dtype) -> Predictions:
+    """Return the predictions for the test set, with features."""
+    return inference.infer(model, evaluation_batches(splits.test), precision, with_features=True)
+
+
 def _score_splits(
     model: Classifier,
     splits: DatasetSplits,
     precision: torch.dtype,
+    test: Predictions,
     trained_scores: dict[str, float] | None,
-) -> tuple[dict[str, dict[str, Any]], Predictions]:
-    """Return the scores of all splits, and the predictions for the test set with features."""
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of all splits."""
 
     def score(images: Images, name: str) -> dict[str, float]:
         if trained_scores is not None:
@@ -173,10 +176,11 @@ def _score_splits(
             return metrics.score_from_accuracy(loss, accuracy, len(images))
         return metrics.score(inference.infer(model, evaluation_batches(images), precision))
 
-    train, validation = score(splits.train, "train"), score(splits.validation, "val")
-    test = inference.infer(model, evaluation_batches(splits.test), precision, with_features=True)
-    detailed = metrics.detailed_score(test)
-    return {"train": train, "validation": validation, "test": detailed}, test
+    return {
+        "train": score(splits.train, "train"),
+        "validation": score(splits.validation, "val"),
+        "test": metrics.detailed_score(test),
+    }
 
 
 def _log_scores(scores: dict[str, dict[str, Any]]) -> None:
@@ -255,7 +259,7 @@ def _draw_neighbours(
     path: Path, pixels: np.ndarray, test: Predictions, settings: NeighbourSettings, seed: int
 ) -> None:
     generator = random_streams.numpy_generator(seed, Stream.NEIGHBOURS)
-    assert test.features is not None  # _score_splits keeps them
+    assert test.features is not None  # _predict_test keeps them
     targets = embedding.sample_indices(settings.targets, len(pixels), generator)
     indices, distances = embedding.nearest_neighbours(test.features, targets, settings.k)
     mosaic.neighbours(
@@ -292,7 +296,7 @@ def _draw_tsne(
     generator = random_streams.numpy_generator(seed, Stream.TSNE)
     indices = embedding.sample_indices(settings.samples, len(pixels), generator)
     if settings.of == "features":
-        assert test.features is not None  # _score_splits keeps them
+        assert test.features is not None  # _predict_test keeps them
         vectors = test.features[indices]
         name = f"{vectors.shape[1]} features"
     else:

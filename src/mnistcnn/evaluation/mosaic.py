@@ -6,7 +6,6 @@ Images are enlarged by whole factors and never resampled. matplotlib draws only 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +162,7 @@ def _draw_mosaic(
     title: str,
     scale: int,
     gap: int,
-    legend: Mapping[str, str] = MappingProxyType({}),
+    legend: Mapping[str, str] | None = None,
     lines: int = 0,
     points: float = 9,
     title_points: float = 12,
@@ -175,14 +174,16 @@ def _draw_mosaic(
     of text of size ``points`` above each image and one line of small text below. The title is
     wrapped to the width of the picture. ``legend`` gives the meaning of colours, in one line.
     """
+    legend = legend or {}
     size = IMAGE_SIZE * scale
     above = lines * _line_height(points) + PAD if lines else 0
     below = _line_height(CAPTION_SIZE) + PAD if lines else 0
     column_step = size + gap
     row_step = size + max(gap, above + below + PAD)
     width = max(columns * column_step - gap + 2 * MARGIN, MIN_WIDTH)
-    lines_of_title = title.split("\n")
-    title = "\n".join(canvas.wrap_text(line, width / DPI, title_points) for line in lines_of_title)
+    title = "\n".join(
+        canvas.wrap_text(line, width / DPI, title_points) for line in title.split("\n")
+    )
     title_height = _line_height(title_points) * (1 + title.count("\n"))
     top = title_height + MARGIN + (_line_height(LEGEND_SIZE) if legend else 0)
     left = (width - columns * column_step + gap) // 2

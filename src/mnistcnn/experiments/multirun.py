@@ -83,18 +83,19 @@ class Multirun:
         arguments = (task, settings, run_dir, identity, self.threads, show_traceback)
         code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=PRELOAD_MODULES)
         if code:
+            reason = subprocesses.describe_exit_code(code)
             with lock_run_dir(run_dir, wait=True):
-                reason = subprocesses.describe_exit_code(code)
                 _record_failure(run_dir, settings, reason, identity)
-            return None
+            run = store.read_run(run_dir)
+            if run is None or not run.complete:
+                return None
+            log.warning("%s: %s; not drawn: %s", name, reason, ", ".join(run.missing_pictures))
         return _validation_error(store.read_run(run_dir))
 
     def is_complete(self) -> bool:
         """Return whether all jobs are known and complete, with all their pictures."""
-        complete = [run for run in self._complete_runs() if not run.missing_pictures]
-        return bool(self.config_hashes) and set(self.config_hashes) <= {
-            run.metrics.get("config_sha256") for run in complete
-        }
+        drawn = {run.config_sha256 for run in self._complete_runs() if not run.missing_pictures}
+        return bool(self.config_hashes) and drawn >= set(self.config_hashes)
 
     def count_incomplete(self) -> int:
         """Return the number of jobs that are not complete."""

@@ -97,12 +97,6 @@ def remove_run_files(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def remove_pictures(run_dir: Path) -> None:
-    """Remove the pictures of earlier weights."""
-    for name in PICTURES:
-        (run_dir / name).unlink(missing_ok=True)
-
-
 def remove_unfinished_files(run_dir: Path) -> None:
     """Remove the temporary files of processes that were killed while writing."""
     for name in (*RESULT_FILES, *TRAINING_FILES):

@@ -96,8 +96,11 @@ def update_record(run_dir: Path, log_name: str) -> Iterator[RunRecord]:
     with log_to_file(run_dir / log_name):
         try:
             yield record
-        finally:
-            record.write()
+        except BaseException:
+            with contextlib.suppress(WriteError):  # report the first error
+                record.write()
+            raise
+        record.write()
 
 
 def record_failure(run_dir: Path, reason: str, identity: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnistcnn.config.load import check_format, flatten, parse_config
-from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
+from mnistcnn.runs.directory import CONFIG, METRICS, PICTURES, PREDICTIONS
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
 from mnistcnn.system.errors import MnistcnnError, UsageError
@@ -80,8 +80,9 @@ class Run:
 
     @property
     def missing_pictures(self) -> list[str]:
-        """Pictures of a complete run that have not been drawn."""
-        return list(self.metrics.get("missing_pictures", []))
+        """Pictures of a complete run that have not been drawn as ``config.yaml`` says."""
+        listed = self.metrics.get("missing_pictures")
+        return [name for name in PICTURES if name in listed] if isinstance(listed, list) else []
 
     @property
     def reason(self) -> str:
@@ -160,11 +161,8 @@ def read_run(path: Path) -> Run | None:
         metrics = json.loads(file.read_text())
         if not isinstance(metrics, dict):
             raise ValueError("not an object")
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # truncated, or written by another program
+    # truncated, or written by another program
+    except (OSError, ValueError, RecursionError) as error:
         return Run(path, {"status": "failed", "error": f"{METRICS} cannot be read: {error}"})
     check_format(metrics.get("format"), file)
     return Run(path, metrics)

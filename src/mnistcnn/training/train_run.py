@@ -83,9 +83,9 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
     if existing is not None and existing.complete:
         sha256 = existing.metrics.get("config_sha256")  # an evaluation has none
         if sha256 == config_sha256(settings):
-            epochs = existing.metrics["epochs"]
+            epochs = existing.metrics.get("epochs", settings.epochs)
             log.info(
-                "%s is already complete: %d epoch%s, test accuracy %.2f%%",
+                "%s is already complete: %s epoch%s, test accuracy %.2f%%",
                 run_dir,
                 epochs,
                 "" if epochs == 1 else "s",
@@ -130,9 +130,10 @@ def _train_and_test(
 ) -> dict[str, Any]:
     identity = {"config_sha256": config_sha256(settings)}
     with record_run(run_dir, LOG, identity) as record:
-        config = to_yaml(settings)
-        if (run_dir / CONFIG).read_text() != config:  # after metrics.json, which named the old one
-            write_text(run_dir / CONFIG, config)
+        config, file = to_yaml(settings), run_dir / CONFIG
+        # after metrics.json, which described a run with the previous settings
+        if not file.is_file() or file.read_text() != config:
+            write_text(file, config)
         if resume_state is not None:
             restore_files(run_dir, settings, resume_state)
         device = resolve_device(settings.device)
