@@ -1,6 +1,5 @@
 """Compose the settings of a sweep's jobs from their overrides."""
 
-import copy
 from collections.abc import Sequence
 from functools import cache
 
@@ -27,31 +26,28 @@ def compose_settings(
     for job in jobs:
         overrides = [_parse(text) for text in job]
         key = tuple(
-            override.key_or_group if _sets_value(override) else str(override.input_line)
-            for override in overrides
+            override.key_or_group if sets_value else str(override.input_line)
+            for override, sets_value in overrides
         )
         if key not in compositions:
-            config = merge_with_schema(schema, compose(config_name, list(job)))
-            compositions[key] = config
-        else:
-            config = copy.deepcopy(compositions[key])
-            values = [override for override in overrides if _sets_value(override)]
-            ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        settings.append(checked_settings(schema, config))
+            compositions[key] = merge_with_schema(schema, compose(config_name, list(job)))
+        else:  # replace the values of the previous job, which has set the same keys
+            values = [override for override, sets_value in overrides if sets_value]
+            ConfigLoaderImpl._apply_overrides_to_config(values, compositions[key])
+        settings.append(checked_settings(schema, compositions[key]))
     return settings
 
 
 @cache  # the jobs of a sweep share most of their overrides
-def _parse(text: str) -> Override:
-    return OverridesParser.create().parse_override(text)
-
-
-def _sets_value(override: Override) -> bool:
-    """Return whether an override only replaces the value of a setting; a dict would be merged."""
-    if override.is_add() or override.is_force_add() or override.is_delete():
-        return False
-    if isinstance(override.value(), dict):
-        return False
+def _parse(text: str) -> tuple[Override, bool]:
+    """Return an override, and whether all it does is to replace the value of a setting."""
+    override = OverridesParser.create().parse_override(text)
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, ConfigLoaderImpl)
-    return not loader.repository.group_exists(override.key_or_group)
+    return override, not (
+        override.is_add()
+        or override.is_force_add()
+        or override.is_delete()
+        or isinstance(override.value(), dict)  # would be merged with the previous value
+        or loader.repository.group_exists(override.key_or_group)
+    )
