@@ -526,11 +526,11 @@ def test_the_time_left_excludes_jobs_that_have_failed(messages, tmp_path):
     ]
 
 
-def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
+def test_a_job_that_another_process_runs_comes_last(tmp_path):
     job = settings("seed=1")
-    run_dir = tmp_path / f"run-{config_sha256(job)[:10]}"
+    run_dir = tmp_path / f"seed-1-{config_sha256(job)[:10]}"
     run_dir.mkdir()
-    overrides = ["seed=1", f"hydra.sweep.dir={tmp_path}"]
+    overrides = ["seed=1,2", f"hydra.sweep.dir={tmp_path}"]
     with (
         lock_run_dir(run_dir),
         subprocess.Popen(
@@ -540,8 +540,12 @@ def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
             text=True,
         ) as process,
     ):
-        assert process.stdout.readline() == f"the sweep has 1 run: {tmp_path}\n"
-        assert process.stdout.readline() == f"run 1 of 1: {run_dir.name}\n"
+        lines = [process.stdout.readline().rstrip("\n") for _ in range(4)]
+        assert lines[0] == f"the sweep has 2 runs: {tmp_path}"
+        assert lines[1] == f"run 1 of 2 is being run by another process: {run_dir.name}"
+        assert lines[2].startswith("run 2 of 2: seed-2-")
+        while not lines[-1].startswith("run 1 of 2, about"):
+            lines.append(process.stdout.readline().rstrip("\n"))
         line = process.stdout.readline()
         assert line == f"waiting for the lock of {run_dir.name}: another process runs it\n"
         quick_task(job, run_dir)
@@ -550,4 +554,4 @@ def test_a_job_waits_for_another_process_that_runs_it(tmp_path):
         assert line == f"already completed by another process: {run_dir.name}\n"
         process.stdout.read()
     assert process.returncode == 0
-    assert started_seeds(tmp_path) == [1]
+    assert started_seeds(tmp_path) == [2, 1]

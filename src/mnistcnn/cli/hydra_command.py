@@ -57,6 +57,8 @@ class HydraCommand:
                 version_base="1.3", config_path=CONFIG_PATH, config_name=self.config_name
             )
             main(self)()
+            if self.multirun is not None:
+                self.multirun.run_deferred_jobs()
         except ConfigRejected as rejected:
             remove_empty_directories(self.new_directories)
             self._report(rejected.error)

@@ -219,6 +219,7 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
         config_hashes=list(by_hash),
         total=total,
         threads=_threads_per_job(launcher, concurrent),
+        defers_locked_jobs=bool(settings) and launcher._target_.endswith(".BasicLauncher"),
     )
 
 

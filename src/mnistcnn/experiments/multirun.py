@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mnistcnn.runs.metrics_file import record_failure
 from mnistcnn.system import errors, logs, subprocesses
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import CorruptFileError
-from mnistcnn.system.locks import lock_run_dir
+from mnistcnn.system.locks import is_locked, lock_run_dir
 from mnistcnn.training import resume
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,16 @@ class Multirun:
     config_hashes: list[str] = field(default_factory=list)  # of the jobs; empty if not known yet
     total: int | None = None  # number of jobs; None if not known
     threads: int | None = None  # per job; None: the default of torch
+    # whether to run the jobs that other processes are running last: not if a sweeper or a parallel
+    # launcher needs the result of each job
+    defers_locked_jobs: bool = False
     started: float = field(default_factory=time.time)  # seconds since the epoch
 
     def __post_init__(self) -> None:
         runs = store.find_runs(self.directory) if self.directory.is_dir() else []
         self.complete_at_start = sum(run.complete for run in runs)
         self.metrics_at_start = {run.path: run.metrics for run in runs}
+        self.deferred: list[Callable[[], object]] = []
 
     def run_job(
         self, task: Task, settings: Any, run_dir: Path, number: int, show_traceback: bool = False
@@ -79,6 +84,29 @@ class Multirun:
             log.error("%s: %s holds a different run and is not overwritten", name, run_dir)
             return None
         run_dir.mkdir(parents=True, exist_ok=True)
+        job = partial(self._run, task, settings, run_dir, number, name, identity, show_traceback)
+        if self.defers_locked_jobs and is_locked(run_dir):
+            log.info("%s is being run by another process: %s", name, run_dir.name)
+            self.deferred.append(job)
+            return None
+        return job()
+
+    def run_deferred_jobs(self) -> None:
+        """Wait for the runs of other processes, and complete those that have failed there."""
+        for job in self.deferred:
+            job()
+
+    def _run(
+        self,
+        task: Task,
+        settings: Any,
+        run_dir: Path,
+        number: int,
+        name: str,
+        identity: dict[str, str],
+        show_traceback: bool,
+    ) -> float | None:
+        """Run a job in a subprocess; return its validation error, or None if it failed."""
         log.info("%s%s: %s", name, self._time_left(number), run_dir.name)
         arguments = (task, settings, run_dir, identity, self.threads, show_traceback)
         code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=PRELOAD_MODULES)

@@ -14,6 +14,17 @@ log = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Return whether another process holds the lock of a run's directory."""
+    try:
+        with FileLock(run_dir / LOCK_FILE, is_singleton=True, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # reported when the lock is needed
+        return False
+
+
 @contextlib.contextmanager
 def lock_run_dir(run_dir: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a run's directory; a process may take it several times.
