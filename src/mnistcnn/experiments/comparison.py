@@ -16,10 +16,9 @@ from mnistcnn.experiments import statistics
 from mnistcnn.experiments.curves import (
     VALIDATION_CURVES,
     draw_curves,
-    draw_pictures,
     split_by_history,
 )
-from mnistcnn.experiments.documents import plain_text
+from mnistcnn.experiments.documents import draw_pictures, plain_text
 from mnistcnn.experiments.groups import Group, group_key
 from mnistcnn.experiments.pairing import Collection, NamedPair, Pairing, pair_groups, short_names
 from mnistcnn.experiments.predictions import (
