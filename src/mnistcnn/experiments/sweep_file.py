@@ -13,7 +13,8 @@ from mnistcnn.experiments.groups import display_value, full_key, group_key
 from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import Run
 from mnistcnn.system.atomic_files import write_json
-from mnistcnn.system.errors import WriteError
+from mnistcnn.system.errors import MnistcnnError
+from mnistcnn.system.locks import lock_run_dir
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,30 @@ def record_sweep(
 
     ``keys`` are the settings that were typed, in their order, and ``jobs`` the settings of all jobs
     in their order; none if the sweeper chooses them. The order of an earlier command is kept, and
-    new values are appended. If the file cannot be written, a line says so.
+    new values are appended. Another process that writes the file is waited for. A file that cannot
+    be read is replaced; a line says so, also if the file cannot be written.
     """
-    content = _read(sweep_dir) or {
-        "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
-    }  # fmt: skip
+    try:
+        with lock_run_dir(sweep_dir, wait=True):
+            content = _read(sweep_dir)
+            if content is None and (sweep_dir / SWEEP_FILE).exists():
+                log.warning("%s cannot be read and is replaced", sweep_dir / SWEEP_FILE)
+            content = content or {
+                "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
+            }  # fmt: skip
+            _add_command(content, command, keys, jobs)
+            write_json(sweep_dir / SWEEP_FILE, content)
+    except MnistcnnError as error:
+        log.warning("%s", error)
+
+
+def _add_command(
+    content: dict[str, Any],
+    command: Sequence[str],
+    keys: Iterable[str],
+    jobs: Sequence[TrainSettings | EvaluateSettings],
+) -> None:
+    """Add a command, and its values that are new, to the content of ``sweep.json``."""
     if list(command) not in content["commands"]:
         content["commands"].append(list(command))
     settings = [flatten(asdict(job)) for job in jobs]
@@ -60,10 +80,6 @@ def record_sweep(
         typed = [display_value(each[name]) for each in settings if (name := full_key(key, each))]
         if values := [*dict.fromkeys([*content["values"].get(key, []), *typed])]:
             content["values"][key] = values
-    try:
-        write_json(sweep_dir / SWEEP_FILE, content)
-    except WriteError as error:
-        log.warning("%s", error)
 
 
 def typed_values(sweep_dir: Path) -> Values:
