@@ -265,7 +265,7 @@ def test_a_run_with_unreadable_predictions_is_left_out(tmp_path, arrays):
 def test_a_run_with_a_strange_file_is_left_out(tmp_path):
     for name in "abcde":
         make_run(tmp_path / "runs" / name, [1], "aug=full" if name > "a" else "aug=none")
-    for name, content in (("b", '{"format": 5, "status": 7}'), ("c", "null")):
+    for name, content in (("b", f'{{"format": {FORMAT}, "status": 7}}'), ("c", "null")):
         (tmp_path / "runs" / name / directory.METRICS).write_text(content)
     (tmp_path / "runs" / "d" / directory.CONFIG).write_text("seed: [")
     text = compare_text(tmp_path, tmp_path / "runs")

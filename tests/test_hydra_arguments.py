@@ -5,18 +5,21 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnistcnn import compare, evaluate, reproduce, train
 from mnistcnn.benchmark import __main__ as benchmark
+from mnistcnn.cli.arguments import parse_compare_arguments
 from mnistcnn.cli.hydra_arguments import check_overrides, flags_first, parse_arguments
 from mnistcnn.config.load import parse_yaml
 from mnistcnn.runs.directory import LAST
 from mnistcnn.system import logs
 from mnistcnn.system.errors import UsageError
 
+from .conftest import TINY
 from .synthetic_runs import make_run
 
 # Flags -------------------------------------------------------------------------------------------
@@ -105,6 +108,12 @@ def test_version_anywhere_in_compare(command, arguments):
     assert command(compare.main, *arguments)[0] == 0
 
 
+def test_directories_may_follow_an_option_of_compare():
+    found = parse_compare_arguments(["a", "--baseline", "aug=none", "b", "--out", "c", "d"])
+    assert found.paths == [Path("a"), Path("b"), Path("d")]
+    assert (found.baseline, found.out) == ("aug=none", Path("c"))
+
+
 @pytest.mark.parametrize(
     "arguments", [["--pages", "--version"], ["seed=0", "--only", "x", "--version"]], ids=str
 )
@@ -124,9 +133,12 @@ def test_version_anywhere_in_reproduce(command, arguments):
         (compare.main, [], "the following arguments are required: RUN_OR_SWEEP"),
         (compare.main, ["a", "--out", ""], "argument --out: give the name of a directory"),
         (compare.main, ["", "a"], "argument RUN_OR_SWEEP: give the name of a directory"),
+        (compare.main, ["a", "--version=1"], "argument --version: ignored explicit argument '1'"),
+        (train.main, ["--version=1"], "argument --version: ignored explicit argument '1'"),
+        (evaluate.main, ["--version=1"], "argument --version: ignored explicit argument '1'"),
     ],
 )
-def test_bad_arguments_of_the_other_commands_are_refused_in_one_line(
+def test_bad_arguments_are_refused_in_one_line(
     command, monkeypatch, tmp_path, main, arguments, message
 ):
     monkeypatch.setattr("mnistcnn.experiments.results.repository", lambda: pytest.fail("written"))
@@ -312,10 +324,9 @@ def test_colours_need_a_terminal(monkeypatch, is_terminal, variables, expected):
 def test_optuna_writes_no_colour_codes_into_a_pipe(tmp_path):
     pytest.importorskip("optuna")
     variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
-    overrides = ["data=mnist5k", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1"]
-    # the job fails at once: the log of the study is all that this test needs
+    overrides = [*TINY, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1"]
     result = subprocess.run(
-        [sys.executable, "-m", "mnistcnn.train", "-m", *overrides, "optimizer.lr=1e30", "epochs=1"],
+        [sys.executable, "-m", "mnistcnn.train", "-m", *overrides],
         cwd=tmp_path,
         env=variables,
         capture_output=True,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from mnistcnn import compare
 from mnistcnn.experiments import comparison
 from mnistcnn.experiments.pairing import short_names
 from mnistcnn.experiments.statistics import McNemar
 from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.system.errors import UsageError
 
-from .synthetic_runs import make_run, settings
+from .synthetic_runs import make_run, make_runs, settings
 
 AUGS = ("aug=none", "aug=full")
 FOUR = tuple(f"{aug} epochs={epochs}" for aug in AUGS for epochs in (3, 10))
@@ -159,7 +160,9 @@ def as_made(source: Path, target: Path) -> dict[str, str]:
 
 def copy_without_times(source: Path, target: Path) -> dict[str, str]:
     """Copy as ``cp -r``: directories in a random order, with new times."""
-    for path in random.sample(sorted(source.iterdir()), k=len(list(source.iterdir()))):
+    paths = sorted(source.iterdir())
+    random.Random(0).shuffle(paths)
+    for path in paths:
         shutil.copytree(path, target / path.name, copy_function=shutil.copy)
     return {}
 
@@ -183,8 +186,9 @@ def rename(source: Path, target: Path) -> dict[str, str]:
 
 
 def set_random_times(root: Path) -> None:
-    for path in root.rglob("*"):
-        time = random.randrange(10**9, 2 * 10**9)
+    generator = random.Random(0)
+    for path in sorted(root.rglob("*")):
+        time = generator.randrange(10**9, 2 * 10**9)
         os.utime(path, (time, time))
 
 
@@ -285,7 +289,116 @@ def test_directories_without_a_common_group_with_the_first_are_refused(tmp_path)
         compared(tmp_path, "a", "b", "c")
 
 
+def test_single_runs_with_different_seeds_are_named_with_their_seeds(tmp_path):
+    make_runs(tmp_path / "a", "seed=0")
+    make_runs(tmp_path / "b", "seed=0", "aug=full seed=3", "aug=prose seed=0")
+    assert names(compared(tmp_path, "a", "b")) == [
+        ("b: aug=none", "a: aug=none"),
+        ("b: aug=full seed=3", "a: aug=none seed=0"),
+        ("b: aug=prose", "a: aug=none"),
+    ]
+    make_runs(tmp_path / "c", "seed=3")
+    shutil.rmtree(tmp_path / "b" / "1"), shutil.rmtree(tmp_path / "b" / "2")
+    assert names(compared(tmp_path, "a", "b", "c")) == [("b", "a"), ("c: seed=3", "a: seed=0")]
+
+
+# Why a group is the baseline ---------------------------------------------------------------------
+
+
+def record_commands(path: Path, *commands: str) -> None:
+    """Record a command per text; a text has the overrides of its jobs, separated by commas."""
+    path.mkdir(parents=True, exist_ok=True)
+    for command in commands:
+        jobs = [each.split() for each in command.split(",")]
+        keys = [override.partition("=")[0] for override in jobs[0]]
+        record_sweep(path, ["python", command], keys, [settings(*job) for job in jobs])
+
+
+def baseline(tmp_path: Path, *paths: str) -> str:
+    note = compared(tmp_path, *paths).pairing.baseline_note
+    return note.removeprefix("Baseline: ").removesuffix("; `--baseline` selects another.")
+
+
+def test_a_group_of_the_sweep_that_was_started_first(tmp_path):
+    make_run(tmp_path / "b" / "1", "optimizer.lr=0.1", status="failed")
+    make_run(tmp_path / "a" / "1", "aug=none")
+    make_run(tmp_path / "b" / "2", "optimizer.lr=0.5", "aug=full")
+    record_commands(tmp_path / "b", "optimizer.lr=0.1,optimizer.lr=0.5")
+    expected = "aug=full optimizer.lr=0.5, of the sweep that was started first"
+    assert baseline(tmp_path, ".") == expected
+    # without a sweep, the failed run has no part in it
+    (tmp_path / "b" / "sweep.json").unlink()
+    assert baseline(tmp_path, ".") == "aug=none optimizer.lr=1, which was started first"
+
+
+def test_a_failed_run_of_the_same_group_was_started_first(tmp_path):
+    make_run(tmp_path / "1", "aug=full", "seed=0", status="failed")
+    make_run(tmp_path / "2", "aug=none", "seed=0")
+    make_run(tmp_path / "3", "aug=full", "seed=1")
+    make_run(tmp_path / "4", "aug=none", "seed=1")
+    assert baseline(tmp_path, ".") == "aug=full, which was started first"
+
+
+def test_a_value_that_was_not_typed_is_the_default(tmp_path):
+    for lr in ("0.1", "0.2", "1"):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{lr}-{seed}", f"optimizer.lr={lr}", f"seed={seed}")
+    second = "optimizer.lr=0.1 seed=0,optimizer.lr=0.2 seed=0"
+    record_commands(tmp_path, "seed=0,seed=1", second)
+    assert baseline(tmp_path, ".") == "optimizer.lr=1, the default"
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / f"1-{seed}")
+    assert baseline(tmp_path, ".") == "optimizer.lr=0.1, which was typed first"
+
+
+def test_of_two_runs_with_equal_settings_the_lower_seed_is_the_baseline(tmp_path):
+    make_runs(tmp_path / "sweep", "seed=3", "seed=2")
+    assert baseline(tmp_path, "sweep") == "seed=2, the lower seed"
+
+
+def test_without_a_recorded_start_the_names_decide(tmp_path):
+    for name in ("b", "a"):
+        make_run(tmp_path / name, f"aug={'none' if name == 'a' else 'full'}", started_at=None)
+    assert baseline(tmp_path, ".") == "aug=none, the first in the order of the directories' names"
+
+
+def test_a_first_directory_without_a_complete_run_is_refused(tmp_path, command):
+    for name, aug in (("f", "prose"), ("g", "full"), ("h", "none")):
+        make_run(
+            tmp_path / name / "1", f"aug={aug}", status="failed" if name == "f" else "finished"
+        )
+    code, out, err = command(compare.main, "f", "g", "h", "--out", "out")
+    assert (code, out) == (2, "")
+    assert err == (
+        "mnistcnn: f has no complete run: give the directory of the baseline first, or select the "
+        "baseline by --baseline\n"
+    )
+    assert not (tmp_path / "out").exists()
+    result = compared(tmp_path, "g", "f", "h")
+    assert names(result) == [("aug=none", "aug=full")]
+    assert f"- {tmp_path / 'f' / '1'}: failed" in result.text.splitlines()
+    assert names(compared(tmp_path, "f", "g", "h", baseline="aug=none")) == [
+        ("aug=full", "aug=none")
+    ]
+
+
 # The option --baseline ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [("seed=0", "seed=0"), ("model=custom", "model=convnet"), ("aug=none epochs=3", "aug=full")],
+    ids=str,
+)
+def test_every_group_that_an_error_names_is_accepted(tmp_path, runs):
+    make_runs(tmp_path / "sweep", *runs)
+    with pytest.raises(UsageError, match="matches none of the 2 groups: choose one of ") as error:
+        compared(tmp_path, "sweep", baseline="aug=other")
+    choices = str(error.value).partition("choose one of ")[2].split(", ")
+    assert len(choices) == 2
+    for choice in choices:
+        result = compared(tmp_path, "sweep", baseline=choice.strip("'"))
+        assert next(iter(result.pairing.groups)) == choice.strip("'")
 
 
 def test_the_baseline_can_be_another_directory(tmp_path):

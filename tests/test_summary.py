@@ -9,7 +9,7 @@ import pytest
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.evaluation import figures
-from mnistcnn.experiments import curves
+from mnistcnn.experiments import documents
 from mnistcnn.experiments.curves import VALIDATION_CURVES, errors_by_epoch
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
@@ -80,7 +80,7 @@ def test_summary_md_has_mean_deviation_and_interval_over_seeds(tmp_path):
         ["full", "2", "91.00 ± 1.41", "90.00 ± 1.41", "89.00 ± 1.41", "11.00 ± 1.41", "2", "10.0"],
         ["prose", "1", "99.50", "98.50", "97.50", "2.50", "2", "10.0"],
     ]  # fmt: skip
-    assert "No interval for fewer than three seeds." in text
+    assert "There is no interval for fewer than three seeds." in text
     content = (tmp_path / SUMMARY_MD).read_text()
     assert content == f"{text}\n\n![validation_curves.png](validation_curves.png)\n"
     assert (tmp_path / VALIDATION_CURVES).read_bytes().startswith(PNG)
@@ -215,7 +215,7 @@ def test_the_tables_are_written_before_the_pictures(tmp_path, monkeypatch):
         raise OSError("no font")
 
     lines = []
-    monkeypatch.setattr(curves.log, "warning", lambda form, *values: lines.append(form % values))
+    monkeypatch.setattr(documents.log, "warning", lambda form, *values: lines.append(form % values))
     make_runs(tmp_path, "data.fraction=1", "data.fraction=0.5")
     monkeypatch.setattr(figures, "overlaid_curves", fail)
     text = write_summary(tmp_path)

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,27 +77,55 @@ DAMAGED = [
 ]
 
 
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    lines = []
+    monkeypatch.setattr(
+        sweep_file.log, "warning", lambda form, *values: lines.append(form % values)
+    )
+    return lines
+
+
 @pytest.mark.parametrize("content", DAMAGED)
-def test_a_damaged_file_counts_as_missing(tmp_path, content):
+def test_a_damaged_file_counts_as_missing(tmp_path, content, warnings):
     full, none = (make_run(tmp_path / name, f"aug={name}") for name in ("full", "none"))
     (tmp_path / SWEEP_FILE).write_text(content)
     assert typed_values(tmp_path) == {}
     assert sort_as_typed([none, full], tmp_path) == [full, none]  # by their start
+    assert warnings == []
     assert record(tmp_path, "aug=none", "aug=full")["values"]["aug"] == ["none", "full"]
     assert sort_as_typed([full, none], tmp_path) == [none, full]
+    assert warnings == [f"{tmp_path / SWEEP_FILE} cannot be read and is replaced"]
+    record(tmp_path, "aug=prose")
+    assert len(warnings) == 1
 
 
-def test_a_file_that_cannot_be_written_is_a_line(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, warnings):
     def fail(path, _):
         raise WriteError(f"{path} cannot be written")
 
-    lines = []
     monkeypatch.setattr(sweep_file, "write_json", fail)
-    monkeypatch.setattr(
-        sweep_file.log, "warning", lambda form, *values: lines.append(form % values)
-    )
     record_sweep(tmp_path, [], ["aug"], [settings()])
-    assert lines == [f"{tmp_path / SWEEP_FILE} cannot be written"]
+    assert warnings == [f"{tmp_path / SWEEP_FILE} cannot be written"]
+
+
+def test_commands_that_are_recorded_at_the_same_time_are_all_kept(tmp_path, monkeypatch, warnings):
+    read = sweep_file._read
+
+    def read_slowly(sweep_dir):
+        content = read(sweep_dir)
+        time.sleep(0.1)
+        return content
+
+    monkeypatch.setattr(sweep_file, "_read", read_slowly)
+    commands = [f"aug={aug}" for aug in ("none", "full", "prose")]
+    jobs = {command: [settings(command)] for command in commands}
+    with ThreadPoolExecutor(len(commands)) as pool:  # the lock also excludes other threads
+        list(pool.map(lambda each: record_sweep(tmp_path, [each], ["aug"], jobs[each]), commands))
+    content = json.loads((tmp_path / SWEEP_FILE).read_text())
+    assert sorted(content["commands"]) == sorted([each] for each in commands)
+    assert set(content["values"]["aug"]) == {"none", "full", "prose"}
+    assert warnings == []
 
 
 # The order of runs -------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def handle_version_argument(arguments: Sequence[str] | None = None) -> None:
 
     For the commands configured by Hydra, whose ``--version`` would print the version of Hydra.
     """
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = CommandParser(add_help=False)
     add_version_argument(parser)
     parser.parse_known_args(arguments)
 
@@ -57,8 +57,9 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
         epilog="Runs that differ only in their seeds form a group, also across directories. But if "
         "two directories hold runs with the same settings and seeds, as before and after a change "
         "of the code, each group is compared with the group with the same settings in the first "
-        "directory. Two runs are compared by McNemar's exact test, groups by the paired difference "
-        "over the seeds in common.",
+        "directory; a single group there is also the baseline of groups with other settings. "
+        "Groups without a counterpart are left out, and a line says so. Two runs are compared by "
+        "McNemar's exact test, groups by the paired difference over the seeds in common.",
     )
     parser.add_argument(
         "paths",
@@ -85,7 +86,7 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
         help="directory of the MNIST files, if they have moved since the training",
     )
     add_version_argument(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _directory(text: str) -> Path:

@@ -16,10 +16,9 @@ from mnistcnn.experiments import statistics
 from mnistcnn.experiments.curves import (
     VALIDATION_CURVES,
     draw_curves,
-    draw_pictures,
     split_by_history,
 )
-from mnistcnn.experiments.documents import plain_text
+from mnistcnn.experiments.documents import draw_pictures, plain_text
 from mnistcnn.experiments.groups import Group, group_key
 from mnistcnn.experiments.pairing import Collection, NamedPair, Pairing, pair_groups, short_names
 from mnistcnn.experiments.predictions import (
@@ -29,7 +28,7 @@ from mnistcnn.experiments.predictions import (
     require_same_test_set,
 )
 from mnistcnn.experiments.summary import group_table, table_caption
-from mnistcnn.experiments.sweep_file import sort_as_typed
+from mnistcnn.experiments.sweep_file import group_positions, sort_as_typed
 from mnistcnn.experiments.verdicts import Pair, verdicts
 from mnistcnn.runs import directory
 from mnistcnn.runs.store import Run, find_runs
@@ -92,6 +91,11 @@ def compare_paths(
     ``data_dir`` replaces the runs' ``data.dir``. Raises UsageError if the runs cannot be compared.
     """
     collections, left_out = find_collections(paths)
+    if baseline is None and len(collections) > 1 and not collections[0].runs:
+        raise UsageError(
+            f"{paths[0]} has no complete run: give the directory of the baseline first, or select "
+            "the baseline by --baseline"
+        )
     try:
         pairing, pairs = compare_groups(collections, baseline)
     except UsageError as error:
@@ -102,7 +106,7 @@ def compare_paths(
         group_table(groups, pairing.directories),
         table_caption(groups),
         *verdicts(pairs),
-        pairing.baseline,
+        pairing.baseline_note,
         *pairing.notes,
     ]
     if left_out:
@@ -135,7 +139,8 @@ def find_collections(paths: Sequence[Path]) -> tuple[list[Collection], list[str]
         readable = _with_predictions([run for run in new if run.usable], left_out)
         if len(readable) > 2 or len(paths) > 1:
             readable = _without_repetitions(readable, left_out)
-        collections.append(Collection(path, names[path.absolute()], readable))
+        positions = group_positions(runs, path)
+        collections.append(Collection(path, names[path.absolute()], readable, positions))
     return collections, left_out
 
 

@@ -1,7 +1,5 @@
-"""Draw the validation curves of groups, and the other pictures of a summary or a comparison."""
+"""Draw the validation curves of groups."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,31 +7,9 @@ import numpy as np
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments.groups import Group
 from mnistcnn.runs.directory import HISTORY
-from mnistcnn.system.errors import MnistcnnError
-
-log = logging.getLogger(__name__)
 
 VALIDATION_CURVES = "validation_curves.png"
 MAX_CURVES = 12  # more lines in one picture are hard to distinguish
-
-
-def draw_pictures(folder: Path, draw_functions: dict[str, Callable[[Path], None]]) -> list[str]:
-    """Draw each picture by the name of its file, and return their Markdown.
-
-    A picture that cannot be drawn is a warning, and a line of the Markdown with the reason.
-    """
-    blocks = []
-    for name, draw in draw_functions.items():
-        try:
-            draw(folder / name)
-            blocks.append(f"![{name}]({name})")
-        except Exception as error:
-            log.debug("%s was not drawn", name, exc_info=True)
-            kind = "" if isinstance(error, MnistcnnError) else f"{type(error).__name__}: "
-            line = f"{name} was not drawn: {kind}{next(iter(str(error).splitlines()), '')}"
-            log.warning("%s", line)
-            blocks.append(line)
-    return blocks
 
 
 def draw_curves(path: Path, groups: dict[str, Group]) -> None:
@@ -46,7 +22,7 @@ def draw_curves(path: Path, groups: dict[str, Group]) -> None:
 def select_curves(groups: dict[str, Group]) -> tuple[dict[str, Group], str]:
     """Return the groups to draw, in their order, and a note that says how many are left out.
 
-    These are the first group, which is the baseline, and those with the lowest validation error.
+    These are the first group and those with the lowest validation error.
     """
     if len(groups) <= MAX_CURVES:
         return groups, ""

@@ -1,13 +1,16 @@
-"""Write Markdown pages: blocks of the repository's pages, tables, and HTML with its pictures."""
+"""Write Markdown pages: tables, pictures, HTML with its pictures, blocks of the repository's."""
 
 import base64
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mnistcnn
 from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.errors import UsageError
+from mnistcnn.system.errors import MnistcnnError, UsageError
+
+log = logging.getLogger(__name__)
 
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -21,6 +24,25 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     from tabulate import tabulate  # imported only if a table is printed
 
     return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+
+
+def draw_pictures(folder: Path, draw_functions: dict[str, Callable[[Path], None]]) -> list[str]:
+    """Draw each picture by the name of its file, and return their Markdown.
+
+    A picture that cannot be drawn is a warning, and a line of the Markdown with the reason.
+    """
+    blocks = []
+    for name, draw in draw_functions.items():
+        try:
+            draw(folder / name)
+            blocks.append(f"![{name}]({name})")
+        except Exception as error:
+            log.debug("%s was not drawn", name, exc_info=True)
+            kind = "" if isinstance(error, MnistcnnError) else f"{type(error).__name__}: "
+            line = f"{name} was not drawn: {kind}{next(iter(str(error).splitlines()), '')}"
+            log.warning("%s", line)
+            blocks.append(line)
+    return blocks
 
 
 def plain_text(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnistcnn.experiments.groups import Group, group_key, group_runs, label, matches, varying_keys
-from mnistcnn.experiments.sweep_file import UNKNOWN_TIME, run_positions
+from mnistcnn.experiments.sweep_file import NOT_TYPED, Position
 from mnistcnn.runs.store import Run
 from mnistcnn.system.errors import UsageError
 
@@ -15,11 +15,16 @@ MAX_CHOICES = 12  # groups that an error names
 
 @dataclass(frozen=True)
 class Collection:
-    """The usable runs below a directory, in the order as typed; ``name`` is short and unique."""
+    """The usable runs below a directory, in the order as typed; ``name`` is short and unique.
+
+    ``positions`` are the positions of the groups by which the runs are sorted. Runs that are not
+    usable count for these.
+    """
 
     path: Path
     name: str
     runs: list[Run]
+    positions: dict[str, Position]
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,13 @@ class Pairing:
     """What is compared: ``groups`` by their unique names, baselines first, and ``pairs`` of them.
 
     ``directories`` has the directory of each group, or is empty if runs of several directories form
-    groups. ``baseline`` says which group is the baseline and why, and ``notes`` which groups are
-    left out.
+    groups. ``baseline_note`` says which group is the baseline and why, and ``notes`` which groups
+    are left out.
     """
 
     groups: dict[str, Group]
     pairs: list[NamedPair]
-    baseline: str
+    baseline_note: str
     directories: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -102,21 +107,29 @@ def _why_first(groups: Sequence[Group], collections: Sequence[Collection]) -> st
     """Return why the first of these groups is the baseline."""
     collection = collections[0]
     reason = f"of the first directory, {collection.name}"
-    first, *others = (group for group in groups if _is_in(group, collection))
-    if not others:
+    candidates = [group for group in groups if _is_in(group, collection)]
+    if len(candidates) == 1:
         return reason
-    positions = run_positions(collection.runs, collection.path)
-    a, b = (
-        min(positions[run.path] for run in group.runs if run.path in positions)
-        for group in (first, others[0])
-    )
-    if a.sweep == b.sweep and a.values != b.values:
-        why = "which was typed first"
-    elif UNKNOWN_TIME in (a.start, b.start):
-        why = "the first in the order of the directories' names"
-    else:
-        why = "which was started first"
+    why = _why_before_others(candidates, collection.positions)
     return why if len(collections) == 1 else f"{reason}, {why} there"
+
+
+def _why_before_others(groups: Sequence[Group], positions: dict[str, Position]) -> str:
+    """Return why the first of at least two groups of a directory comes before the others."""
+    keys = [group_key(group.runs[0]) for group in groups]
+    if keys[0] == keys[1] and groups[0].seeds != groups[1].seeds:
+        return "the lower seed"
+    first, *others = (positions[key] for key in keys)
+    second = others[0]
+    if first.sweep == second.sweep and first.values != second.values:
+        pairs = zip(first.values, second.values, strict=True)
+        index = next(a for a, b in pairs if a != b)
+        return "the default" if index == NOT_TYPED else "which was typed first"
+    if (first.sweep_start, first.start) == (second.sweep_start, second.start):
+        return "the first in the order of the directories' names"
+    if first.start < min(other.start for other in others):
+        return "which was started first"
+    return "of the sweep that was started first"
 
 
 def _is_in(group: Group, collection: Collection) -> bool:
@@ -124,7 +137,12 @@ def _is_in(group: Group, collection: Collection) -> bool:
 
 
 def _select_baseline(groups: dict[str, Group], baseline: str) -> str:
-    """Return the name of the only group that matches. Raises UsageError if there is none."""
+    """Return the name of the only group that matches. Raises UsageError if there is none.
+
+    ``baseline`` is such a name, which may be that of a directory, or the values of some settings.
+    """
+    if baseline in groups:
+        return baseline
     matching = [name for name, group in groups.items() if matches(group.settings, baseline.split())]
     if len(matching) == 1:
         return matching[0]
@@ -145,16 +163,14 @@ def _pair_names(baseline: Group, others: Sequence[Group]) -> list[tuple[str, str
     If several of the others would get the same name, the settings in which these differ are added.
     """
     keys = [_differing_keys([baseline, other]) for other in others]
-    for used in list(keys):
-        labels = [label(other.settings, used) for other in others]
-        ambiguous = [
-            index
-            for index in range(len(others))
-            if keys[index] == used and labels.count(labels[index]) > 1
-        ]
-        extra = _differing_keys([others[index] for index in ambiguous])
-        for index in ambiguous:
-            keys[index] = used + [key for key in extra if key not in used]
+    same_name: dict[str, list[int]] = {}
+    for index, other in enumerate(others):
+        same_name.setdefault(label(other.settings, keys[index]), []).append(index)
+    for indices in same_name.values():
+        if len(indices) > 1:
+            extra = _differing_keys([others[index] for index in indices])
+            for index in indices:
+                keys[index] += [key for key in extra if key not in keys[index]]
     return [_names_by(baseline, other, used) for other, used in zip(others, keys, strict=True)]
 
 
@@ -224,7 +240,7 @@ def _pair_directories(collections: Sequence[Collection], baseline: str | None) -
         why = "selected by `--baseline`"
     return Pairing(
         {entry.name: entry.group for entry in compared},
-        [NamedPair(a.group, b.group, (a.name, b.name)) for a, b in pairs],
+        [NamedPair(a.group, b.group, _entry_names(a, b)) for a, b in pairs],
         f"Baseline: {what}{first.name}, {why}.",
         [entry.directory for entry in compared],
         notes,
@@ -261,6 +277,15 @@ def _entries(
     ]
     ranks = {key: rank for rank, key in enumerate(order)}
     return sorted(entries, key=lambda entry: ranks.get(entry.key, len(ranks)))
+
+
+def _entry_names(a: _Entry, b: _Entry) -> tuple[str, str]:
+    """Name two entries, with their seeds if they are single runs with different seeds."""
+    if len(a.group.runs) == len(b.group.runs) == 1 and a.group.seeds != b.group.seeds:
+        separator = ": " if a.name == a.directory else " "
+        name_a, name_b = (f"{each.name}{separator}seed={each.group.seeds[0]}" for each in (a, b))
+        return name_a, name_b
+    return a.name, b.name
 
 
 def _is_copy(a: Group, b: Group) -> bool:

@@ -101,7 +101,7 @@ def _row_mean(groups: Sequence[Group], row: dict[str, Any]) -> Mean | None:
 
 def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
     try:
-        _, pairs = compare_groups([Collection(Path(), "", list(runs))], baseline)
+        _, pairs = compare_groups([Collection(Path(), "", list(runs), {})], baseline)
         return verdicts(pairs)
     except MnistcnnError as error:
         return [f"Not compared: {error}"]

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 CONFIDENCE = 0.95
 ALPHA = 0.05
 MIN_INTERVAL_SEEDS = 3  # with two, Student's t interval is nine times the standard deviation
+NO_INTERVAL = "There is no interval for fewer than three seeds."
 
 Interval = tuple[float, float]
 

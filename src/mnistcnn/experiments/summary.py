@@ -12,10 +12,9 @@ from mnistcnn.evaluation import figures
 from mnistcnn.experiments.curves import (
     VALIDATION_CURVES,
     draw_curves,
-    draw_pictures,
     split_by_history,
 )
-from mnistcnn.experiments.documents import markdown_table
+from mnistcnn.experiments.documents import draw_pictures, markdown_table
 from mnistcnn.experiments.groups import (
     Group,
     best_group,
@@ -26,7 +25,7 @@ from mnistcnn.experiments.groups import (
     rounded_value,
     varying_keys,
 )
-from mnistcnn.experiments.statistics import MIN_INTERVAL_SEEDS, Mean
+from mnistcnn.experiments.statistics import MIN_INTERVAL_SEEDS, NO_INTERVAL, Mean
 from mnistcnn.experiments.sweep_file import sort_as_typed
 from mnistcnn.runs.store import SPLITS, Run, find_runs
 from mnistcnn.system.atomic_files import write_text
@@ -62,10 +61,10 @@ class Summary:
         if blocks := [*missing, *draw_pictures(self.path, functions)]:
             write_text(self.path / SUMMARY_MD, "\n\n".join([self.text, *blocks]) + "\n")
 
-    def best(self, noun: str) -> str:
+    def best(self, caption: str) -> str:
         """Return a line with the group that has the lowest validation error.
 
-        ``noun`` is what the group is called: ``Best trial: optimizer.lr=0.967, 0.55%``. Values are
+        It starts with ``caption``: ``Best trial: optimizer.lr=0.967, 0.55% (n=1)``. Values are
         rounded. Empty if there are fewer than two groups.
         """
         if len(self.groups) < 2:
@@ -78,7 +77,7 @@ class Summary:
             if key != "seed"
         )
         error = f"{100 * group.mean('validation', 'error').mean:.2f}%"
-        return f"{noun}: {values}, {error} (n={len(group.runs)})"
+        return f"{caption}: {values}, {error} (n={len(group.runs)})"
 
 
 def summarise(path: Path) -> Summary:
@@ -138,7 +137,7 @@ def table_caption(groups: Sequence[Group]) -> str:
     """Return the sentences below :func:`group_table`."""
     text = "Percent: mean ± standard deviation over n seeds (95% interval of the mean)."
     if any(len(group.runs) < MIN_INTERVAL_SEEDS for group in groups):
-        text += " No interval for fewer than three seeds."
+        text += f" {NO_INTERVAL}"
     return text
 
 

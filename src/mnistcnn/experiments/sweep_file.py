@@ -13,12 +13,14 @@ from mnistcnn.experiments.groups import display_value, full_key, group_key
 from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import Run
 from mnistcnn.system.atomic_files import write_json
-from mnistcnn.system.errors import WriteError
+from mnistcnn.system.errors import MnistcnnError
+from mnistcnn.system.locks import lock_run_dir
 
 log = logging.getLogger(__name__)
 
 SWEEP_FILE = "sweep.json"
 UNKNOWN_TIME = "~"  # sorts after all times
+NOT_TYPED = -1  # the index of a value that no command sets: the default of an earlier command
 
 Values = dict[str, list[str]]  # the values of settings as displayed, in the order as typed
 
@@ -26,11 +28,13 @@ Values = dict[str, list[str]]  # the values of settings as displayed, in the ord
 class Position(NamedTuple):
     """The place of a run among the runs below a directory; positions are compared.
 
-    ``sweep`` is the start of the sweep's first run, ``values`` the index of the run's value for
-    each setting of ``sweep.json``, and ``start`` the start of the run. Times are UTC.
+    ``sweep_start`` is the start of the first run of the sweep in the directory ``sweep``,
+    ``values`` the index of the run's value for each setting of ``sweep.json``, and ``start`` the
+    start of the run. Times are UTC.
     """
 
-    sweep: str
+    sweep_start: str
+    sweep: Path
     values: tuple[int, ...]
     start: str
 
@@ -45,11 +49,30 @@ def record_sweep(
 
     ``keys`` are the settings that were typed, in their order, and ``jobs`` the settings of all jobs
     in their order; none if the sweeper chooses them. The order of an earlier command is kept, and
-    new values are appended. If the file cannot be written, a line says so.
+    new values are appended. Another process that writes the file is waited for. A file that cannot
+    be read is replaced; a line says so, also if the file cannot be written.
     """
-    content = _read(sweep_dir) or {
-        "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
-    }  # fmt: skip
+    try:
+        with lock_run_dir(sweep_dir, wait=True):
+            content = _read(sweep_dir)
+            if content is None and (sweep_dir / SWEEP_FILE).exists():
+                log.warning("%s cannot be read and is replaced", sweep_dir / SWEEP_FILE)
+            content = content or {
+                "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
+            }  # fmt: skip
+            _add_command(content, command, keys, jobs)
+            write_json(sweep_dir / SWEEP_FILE, content)
+    except MnistcnnError as error:
+        log.warning("%s", error)
+
+
+def _add_command(
+    content: dict[str, Any],
+    command: Sequence[str],
+    keys: Iterable[str],
+    jobs: Sequence[TrainSettings | EvaluateSettings],
+) -> None:
+    """Add a command, and its values that are new, to the content of ``sweep.json``."""
     if list(command) not in content["commands"]:
         content["commands"].append(list(command))
     settings = [flatten(asdict(job)) for job in jobs]
@@ -57,10 +80,6 @@ def record_sweep(
         typed = [display_value(each[name]) for each in settings if (name := full_key(key, each))]
         if values := [*dict.fromkeys([*content["values"].get(key, []), *typed])]:
             content["values"][key] = values
-    try:
-        write_json(sweep_dir / SWEEP_FILE, content)
-    except WriteError as error:
-        log.warning("%s", error)
 
 
 def typed_values(sweep_dir: Path) -> Values:
@@ -82,27 +101,27 @@ def _read(sweep_dir: Path) -> dict[str, Any] | None:
 
 
 def sort_as_typed(runs: Iterable[Run], root: Path) -> list[Run]:
-    """Sort runs below ``root``: groups by the position of their first run, then runs by seed.
+    """Sort runs below ``root``: groups by :func:`group_positions`, then runs by seed.
 
-    The order depends on the files' contents only. Equal positions keep their order.
+    The order depends on the directories' names only where the files' contents do not decide it.
     """
     runs = list(runs)
-    positions = run_positions(runs, root)
+    positions = group_positions(runs, root)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(group_key(run), []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: min(positions[run.path] for run in group))
     return [
         run
-        for group in ordered
-        for run in sorted(group, key=lambda run: run.settings.get("seed", 0))
+        for key in sorted(groups, key=positions.__getitem__)
+        for run in sorted(groups[key], key=lambda run: run.settings.get("seed", 0))
     ]
 
 
-def run_positions(runs: Sequence[Run], root: Path) -> dict[Path, Position]:
-    """Return the position of each run below ``root``, by the run's directory.
+def group_positions(runs: Sequence[Run], root: Path) -> dict[str, Position]:
+    """Return the position of the first run of each group below ``root``, by the group's key.
 
-    A run belongs to the sweep of the nearest directory above it that has a ``sweep.json``.
+    A run belongs to the sweep of the nearest directory above it that has a ``sweep.json``; without
+    one, the run's directory counts as its sweep.
     """
     sweeps = {run.path: _sweep_dir(run.path, root) for run in runs}
     values = {sweep: typed_values(sweep) for sweep in set(sweeps.values())}
@@ -110,30 +129,31 @@ def run_positions(runs: Sequence[Run], root: Path) -> dict[Path, Position]:
     for run in runs:
         sweep = sweeps[run.path]
         starts[sweep] = min(starts[sweep], run.started_at or UNKNOWN_TIME)
-    positions = {}
+    positions: dict[str, Position] = {}
     for run in runs:
         sweep = sweeps[run.path]
         indices = _indices(run.settings, values[sweep])
-        positions[run.path] = Position(starts[sweep], indices, run.started_at or UNKNOWN_TIME)
+        position = Position(starts[sweep], sweep, indices, run.started_at or UNKNOWN_TIME)
+        key = group_key(run)
+        positions[key] = min(position, positions.get(key, position))
     return positions
 
 
 def _sweep_dir(run_dir: Path, root: Path) -> Path:
-    """Return the directory of the run's sweep, or ``root`` if it is in no sweep."""
+    """Return the directory of the run's sweep, or ``run_dir`` if it is in no sweep."""
     for folder in (run_dir, *run_dir.parents):
-        if folder == root or (folder / SWEEP_FILE).is_file():
+        if (folder / SWEEP_FILE).is_file():
             return folder
-    return root
+        if folder == root:
+            break
+    return run_dir
 
 
 def _indices(settings: dict[str, Any], values: Values) -> tuple[int, ...]:
-    """Return the index of each varying setting's value, first the setting that was typed first.
-
-    A value that was never typed is the default of an earlier command; its index is -1.
-    """
+    """Return the index of each varying setting's value, first the setting that was typed first."""
     indices = []
     for key, typed in values.items():
         if len(typed) > 1 and key != "seed":
             value = display_value(settings.get(full_key(key, settings) or key))
-            indices.append(typed.index(value) if value in typed else -1)
+            indices.append(typed.index(value) if value in typed else NOT_TYPED)
     return tuple(indices)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mnistcnn.experiments import statistics
 from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.experiments.groups import Group
-from mnistcnn.experiments.statistics import ALPHA, Interval, McNemar, Paired
+from mnistcnn.experiments.statistics import ALPHA, NO_INTERVAL, Interval, McNemar, Paired
 
 NOT_SHOWN = "not shown"
 
@@ -44,7 +44,7 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
         return [table]
     paragraph = _tests_paragraph(len(tested))
     if any(result.ci95 is None for result in tested):
-        paragraph += " There is no interval for fewer than three seeds."
+        paragraph += f" {NO_INTERVAL}"
     return [table, paragraph]
 
 
@@ -126,7 +126,7 @@ def _paired_sentences(result: Paired, seeds_needed: int | None) -> str:
         return text + f"It {verdict}."
     text += "No difference is shown."
     if result.ci95 is None:
-        text += " There is no interval for fewer than three seeds."
+        text += f" {NO_INTERVAL}"
     if result.min_p > ALPHA:
         text += f" With {result.n} seeds p cannot be below {result.min_p:.3g}."
     if result.mean == 0:
