@@ -77,7 +77,7 @@ def test_torch_can_load_a_checkpoint(saved):
     assert same_weights(state["weights"], model.state_dict())
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        assert archive.comment.startswith(b"mnistcnn checkpoint 000004 sha256 ")
+        assert archive.comment.startswith(b"mnistcnn checkpoint %06d sha256 " % FORMAT)
 
 
 def test_loading_uses_no_random_numbers(saved):

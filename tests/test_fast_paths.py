@@ -126,13 +126,14 @@ def test_exactly_the_pixels_without_effect_are_cropped(overrides, crop_size):
 def test_scores_from_training_equal_newly_computed_scores(splits):
     """As for a model that is loaded from its checkpoint."""
     model = build_model(settings("data=mnist5k"), splits)
-    computed, _ = artifacts._score_splits(model, splits, torch.float32, None)
+    test = artifacts._predict_test(model, splits, torch.float32)
+    computed = artifacts._score_splits(model, splits, torch.float32, test, None)
     row = {
         f"{prefix}_{key}": computed[split][key]
         for prefix, split in (("train", "train"), ("val", "validation"))
         for key in ("loss", "accuracy")
     }
-    assert artifacts._score_splits(model, splits, torch.float32, row)[0] == computed
+    assert artifacts._score_splits(model, splits, torch.float32, test, row) == computed
 
 
 def test_take_equals_indexing(splits):
