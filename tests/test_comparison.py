@@ -48,8 +48,17 @@ def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status
 
 
 def compare_text(tmp_path, *paths, baseline=None) -> str:
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     comparison.compare_paths(paths, tmp_path / "out", baseline, None).write()
     return (tmp_path / "out" / comparison.COMPARISON).read_text()
+
+
+def test_an_earlier_comparison_is_not_overwritten(tmp_path):
+    paths = [make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")]
+    text = compare_text(tmp_path, *paths)
+    with pytest.raises(UsageError, match=r"already holds comparison\.md: choose another"):
+        comparison.compare_paths(paths, tmp_path / "out", None, None)
+    assert (tmp_path / "out" / comparison.COMPARISON).read_text() == text
 
 
 def test_two_runs_are_compared_by_mcnemars_test(tmp_path):

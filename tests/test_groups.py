@@ -120,6 +120,14 @@ def test_values_are_rounded_only_if_they_were_not_typed():
     assert [rounded_value(value) for value in values] == expected
 
 
+def test_an_evaluation_does_not_replace_the_run_that_was_trained(tmp_path):
+    make_run(tmp_path / "a", "seed=0", checkpoint="best.pt")  # of the same settings and seed
+    trained = make_run(tmp_path / "b", "seed=0")
+    alone = make_run(tmp_path / "c", "seed=1", checkpoint="best.pt")
+    (group,) = group_runs(find_runs(tmp_path))
+    assert [run.path for run in group.runs] == [trained.path, alone.path]
+
+
 def test_the_best_group_has_the_lowest_mean_validation_error(tmp_path):
     make_run(tmp_path / "a", "seed=0", accuracy=0.97)
     make_run(tmp_path / "b", "seed=1", accuracy=0.89)

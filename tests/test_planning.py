@@ -82,6 +82,20 @@ def test_the_first_line_of_a_sweep_says_how_many_runs_are_complete(command, tmp_
     assert started_seeds(tmp_path / "sweep") == [0, 1, 2]
 
 
+def test_a_run_is_not_written_into_a_sweep(command, tmp_path):
+    command(quick_train, "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = command(train.main, *TINY, "hydra.run.dir=sweep")
+    assert code == 2 and err.endswith(
+        "hydra.run.dir=sweep holds a sweep: choose another directory\n"
+    )
+    code, _, err = command(train.main, "resume=sweep")
+    assert code == 2 and err == (
+        "mnistcnn: resume=sweep is a sweep: repeat its command with hydra.sweep.dir=sweep\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("resume", ["resume=a", "resume=a,b"])
 def test_a_sweep_cannot_resume_single_runs(command, tmp_path, resume):
     code, out, err = command(train.main, "-m", "seed=0", resume)

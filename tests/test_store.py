@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,7 @@ from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import find_by_config, find_runs, read_run
 from mnistcnn.system.errors import UsageError
+from mnistcnn.system.locks import LOCK_FILE
 
 from .synthetic_runs import make_run, settings, write_summary
 
@@ -77,13 +80,39 @@ def test_a_run_with_unreadable_metrics_is_a_failed_run(tmp_path, content):
 def test_runs_of_other_formats_are_refused_by_their_number(tmp_path, number):
     run = make_run(tmp_path / "run")
     (run.path / METRICS).write_text(json.dumps(run.metrics | {"format": number}))
-    for read in (read_run, find_runs):
-        with pytest.raises(UsageError) as error:
-            read(run.path)
-        assert str(error.value) == (
-            f"{run.path / METRICS} was written by another version of mnistcnn "
-            f"(format {number}; this version reads format {FORMAT})"
-        )
+    with pytest.raises(UsageError) as error:
+        read_run(run.path)
+    assert str(error.value) == (
+        f"{run.path / METRICS} was written by another version of mnistcnn "
+        f"(format {number}; this version reads format {FORMAT})"
+    )
+    make_run(tmp_path / "other", "seed=1")
+    other, refused = find_runs(tmp_path)  # one line about one run, and all others are read
+    assert other.complete and not refused.complete
+    assert refused.outcome == f"failed, {error.value}"
+
+
+def test_a_truncated_predictions_file_makes_a_run_incomplete(tmp_path):
+    run = make_run(tmp_path / "a")
+    content = (run.path / PREDICTIONS).read_bytes()
+    (run.path / PREDICTIONS).write_bytes(content[:-10])
+    assert read_run(run.path).outcome == f"finished, missing or invalid: {PREDICTIONS}"
+
+
+def test_a_run_whose_lock_is_held_is_still_running(tmp_path):
+    run = make_run(tmp_path / "a", status="interrupted")
+    assert run.outcome == "interrupted" and not (run.path / LOCK_FILE).exists()
+    script = (
+        "import sys; from pathlib import Path; from mnistcnn.system.locks import lock_run_dir\n"
+        "with lock_run_dir(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"locked\n"
+        assert run.outcome == "still running"
+        process.communicate()
+    assert run.outcome == "interrupted"
 
 
 def test_metrics_without_a_format_are_refused(tmp_path):

@@ -13,8 +13,8 @@ from mnistcnn import train
 from mnistcnn.config.load import FORMAT
 from mnistcnn.experiments import sweep_file
 from mnistcnn.experiments.summary import summarise
-from mnistcnn.experiments.sweep_file import SWEEP_FILE, record_sweep, sort_as_typed, typed_values
-from mnistcnn.runs.directory import METRICS
+from mnistcnn.experiments.sweep_file import record_sweep, sort_as_typed, typed_values
+from mnistcnn.runs.directory import METRICS, SWEEP
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.errors import WriteError
 
@@ -27,7 +27,7 @@ def record(path, *jobs: str, keys=("aug", "optimizer.lr", "seed")) -> dict:
     path.mkdir(exist_ok=True)
     command = ["python", "-m", "mnistcnn.train", "-m", *jobs]
     record_sweep(path, command, keys, [settings(*job.split()) for job in jobs])
-    return json.loads((path / SWEEP_FILE).read_text())
+    return json.loads((path / SWEEP).read_text())
 
 
 def test_the_command_and_its_values_are_recorded(tmp_path):
@@ -89,13 +89,13 @@ def warnings(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_counts_as_missing(tmp_path, content, warnings):
     full, none = (make_run(tmp_path / name, f"aug={name}") for name in ("full", "none"))
-    (tmp_path / SWEEP_FILE).write_text(content)
+    (tmp_path / SWEEP).write_text(content)
     assert typed_values(tmp_path) == {}
     assert sort_as_typed([none, full], tmp_path) == [full, none]  # by their start
     assert warnings == []
     assert record(tmp_path, "aug=none", "aug=full")["values"]["aug"] == ["none", "full"]
     assert sort_as_typed([full, none], tmp_path) == [none, full]
-    assert warnings == [f"{tmp_path / SWEEP_FILE} cannot be read and is replaced"]
+    assert warnings == [f"{tmp_path / SWEEP} cannot be read and is replaced"]
     record(tmp_path, "aug=prose")
     assert len(warnings) == 1
 
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, warnings
 
     monkeypatch.setattr(sweep_file, "write_json", fail)
     record_sweep(tmp_path, [], ["aug"], [settings()])
-    assert warnings == [f"{tmp_path / SWEEP_FILE} cannot be written"]
+    assert warnings == [f"{tmp_path / SWEEP} cannot be written"]
 
 
 def test_commands_that_are_recorded_at_the_same_time_are_all_kept(tmp_path, monkeypatch, warnings):
@@ -122,7 +122,7 @@ def test_commands_that_are_recorded_at_the_same_time_are_all_kept(tmp_path, monk
     jobs = {command: [settings(command)] for command in commands}
     with ThreadPoolExecutor(len(commands)) as pool:  # the lock also excludes other threads
         list(pool.map(lambda each: record_sweep(tmp_path, [each], ["aug"], jobs[each]), commands))
-    content = json.loads((tmp_path / SWEEP_FILE).read_text())
+    content = json.loads((tmp_path / SWEEP).read_text())
     assert sorted(content["commands"]) == sorted([each] for each in commands)
     assert set(content["values"]["aug"]) == {"none", "full", "prose"}
     assert warnings == []
@@ -179,7 +179,7 @@ def test_table_and_picture_have_the_order_as_typed(command, tmp_path, monkeypatc
     arguments = ["-m", "aug=prose,none,full", "seed=1,0", "hydra.sweep.dir=sweep"]
     code, out, _ = command(quick_train, *arguments)
     assert code == 0
-    content = json.loads((tmp_path / "sweep" / SWEEP_FILE).read_text())
+    content = json.loads((tmp_path / "sweep" / SWEEP).read_text())
     assert content["commands"] == [["python", "-m", "mnistcnn.train", *arguments]]
     assert content["values"] == {"aug": ["prose", "none", "full"], "seed": ["1", "0"]}
     shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
@@ -227,7 +227,7 @@ def test_a_study_ends_with_the_best_trial(tmp_path):
     )
     first = summarise(tmp_path).groups[0].settings["optimizer.lr"]
     assert f"Best trial: optimizer.lr={first:.3g}, 12.50% (n=1)" in result.stdout.splitlines()
-    content = json.loads((tmp_path / SWEEP_FILE).read_text())
+    content = json.loads((tmp_path / SWEEP).read_text())
     assert content["values"] == {} and "hydra/sweeper=optuna" in content["commands"][0]
 
 

@@ -23,7 +23,14 @@ from mnistcnn.data.dataset import training_count
 from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.experiments.sweep_file import record_sweep
-from mnistcnn.runs.directory import MAX_SLUG_LENGTH, create_run_dir, refuse_existing_run, slugify
+from mnistcnn.runs.directory import (
+    MAX_SLUG_LENGTH,
+    RUN_DIR_KEY,
+    SWEEP,
+    create_run_dir,
+    refuse_existing_run,
+    slugify,
+)
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.devices import resolve_device
@@ -135,10 +142,12 @@ def check_run(config: DictConfig, config_name: str) -> None:
     run_dir = Path(config.hydra.run.dir)
     resumed_dir = resume_dir(config)
     if resumed_dir is None:
-        refuse_existing_run(run_dir, "hydra.run.dir")
+        refuse_existing_run(run_dir, RUN_DIR_KEY)
+        if (run_dir / SWEEP).exists():
+            raise UsageError(f"{RUN_DIR_KEY}={run_dir} holds a sweep: choose another directory")
         if isinstance(settings, TrainSettings):
             check_data([settings])
-        create_run_dir(run_dir, "hydra.run.dir")
+        create_run_dir(run_dir, RUN_DIR_KEY)
     elif run_dir != resumed_dir:
         raise UsageError("resume continues in the run's own directory: omit hydra.run.dir")
 

@@ -130,7 +130,7 @@ def redraw_pictures(
 
 def _draw(writers: dict[str, Callable[[Path], None]], record: RunRecord) -> None:
     """Write pictures and remove them from ``missing_pictures``; log those that fail."""
-    log.info("drawing %d pictures and tables", len(writers))
+    log.info("drawing %s", f"{len(writers)} files" if len(writers) > 1 else next(iter(writers)))
     failures = []
     for name, write in writers.items():
         with record.phase(name):

@@ -11,7 +11,7 @@ from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSetting
 from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
 from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
-from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, create_run_dir
+from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, RUN_DIR_KEY, create_run_dir
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.metrics_file import record_run
@@ -37,7 +37,7 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
     load_images(train_settings.data)  # without the data, no directory is created
 
-    run_dir = create_run_dir(run_dir, "hydra.run.dir")
+    run_dir = create_run_dir(run_dir, RUN_DIR_KEY)
     with lock_run_dir(run_dir), record_run(run_dir, EVALUATE_LOG) as record:
         write_text(run_dir / CONFIG, to_yaml(train_settings))
         device = devices.resolve_device(train_settings.device)

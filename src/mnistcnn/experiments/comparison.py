@@ -19,7 +19,7 @@ from mnistcnn.experiments.curves import (
     split_by_history,
 )
 from mnistcnn.experiments.documents import draw_pictures, plain_text
-from mnistcnn.experiments.groups import Group, group_key
+from mnistcnn.experiments.groups import Group, group_key, without_repetitions
 from mnistcnn.experiments.pairing import Collection, NamedPair, Pairing, pair_groups, short_names
 from mnistcnn.experiments.predictions import (
     correct_images,
@@ -92,14 +92,17 @@ def compare_paths(
     """
     collections, left_out = find_collections(paths)
     if baseline is None and len(collections) > 1 and not collections[0].runs:
-        raise UsageError(
+        line = (
             f"{paths[0]} has no complete run: give the directory of the baseline first, or select "
             "the baseline by --baseline"
         )
+        raise UsageError("\n".join([line, *left_out]))
     try:
         pairing, pairs = compare_groups(collections, baseline)
     except UsageError as error:
         raise UsageError("\n".join([str(error), *left_out])) from error
+    if existing := [name for name in (COMPARISON, directory.SWEEP) if (out / name).exists()]:
+        raise UsageError(f"--out={out} already holds {existing[0]}: choose another directory")
     out = directory.create_run_dir(out, "--out")
     groups = list(pairing.groups.values())
     blocks = [
@@ -118,8 +121,8 @@ def find_collections(paths: Sequence[Path]) -> tuple[list[Collection], list[str]
     """Return the usable runs below each path, and a line about each other run.
 
     A run that is below several paths belongs to the first of them. Of several runs with the same
-    settings and seed below a path, the first is used. Raises UsageError if there is no run below a
-    path.
+    settings and seed below a path, :func:`without_repetitions` keeps one. Raises UsageError if
+    there is no run below a path.
     """
     absolute = list(dict.fromkeys(path.absolute() for path in paths))
     names = dict(zip(absolute, short_names(absolute), strict=True))
@@ -157,13 +160,14 @@ def _with_predictions(runs: Sequence[Run], left_out: list[str]) -> list[Run]:
 
 
 def _without_repetitions(runs: Sequence[Run], left_out: list[str]) -> list[Run]:
-    """Return the first run for each settings and seed; append a line about each other run."""
-    first: dict[tuple[str, int], Run] = {}
+    """Return one run for each settings and seed; append a line about each other run."""
+    kept = {(group_key(run), run.seed): run for run in without_repetitions(runs)}
     for run in runs:
-        same = first.setdefault((group_key(run), run.seed), run)
+        same = kept[group_key(run), run.seed]
         if same is not run:
-            left_out.append(f"- {run.path}: the settings and the seed of {same.path}")
-    return list(first.values())
+            kind = "an evaluation with" if run.is_evaluation else "has"
+            left_out.append(f"- {run.path}: {kind} the same settings and seed as {same.path}")
+    return list(kept.values())
 
 
 def compare_groups(
@@ -234,4 +238,4 @@ def _load_test_images(run: Run, data_dir: str | None) -> Images:
     settings = read_settings(config.read_text(), config).data
     if data_dir is not None and isinstance(settings, MnistSettings):
         settings = replace(settings, dir=data_dir)
-    return dataset.load_splits(settings, run.seed).test
+    return dataset.load_images(settings)[1]

@@ -132,13 +132,22 @@ def group_key(run: Run) -> str:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Group usable runs by their settings without the seed, in the order of their first runs.
 
-    Of several runs with the same settings and seed, only the first is kept.
+    Of several runs with the same settings and seed, :func:`without_repetitions` keeps one.
     """
     runs_by_seed: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        if run.usable:
-            runs_by_seed.setdefault(group_key(run), {}).setdefault(run.seed, run)
+    for run in without_repetitions(run for run in runs if run.usable):
+        runs_by_seed.setdefault(group_key(run), {})[run.seed] = run
     return [Group([runs[seed] for seed in sorted(runs)]) for runs in runs_by_seed.values()]
+
+
+def without_repetitions(runs: Iterable[Run]) -> list[Run]:
+    """Return the first run for each settings and seed; evaluations only if it was not trained."""
+    kept: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        first = kept.setdefault((group_key(run), run.seed), run)
+        if first.is_evaluation and not run.is_evaluation:
+            kept[group_key(run), run.seed] = run
+    return list(kept.values())
 
 
 def best_group(groups: Iterable[Group]) -> Group:

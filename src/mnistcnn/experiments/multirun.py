@@ -81,7 +81,12 @@ class Multirun:
             log.info("%s is already complete: %s", name, run_dir.name)
             return _validation_error(existing)
         if identity and _holds_different_run(run_dir, identity):
-            log.error("%s: %s holds a different run and is not overwritten", name, run_dir)
+            log.error(
+                "%s: %s holds a run with other settings (were epochs added?) and is not "
+                "overwritten: move it out of the sweep to run this job",
+                name,
+                run_dir,
+            )
             return None
         run_dir.mkdir(parents=True, exist_ok=True)
         job = partial(self._run, task, settings, run_dir, number, name, identity, show_traceback)

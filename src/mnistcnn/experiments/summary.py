@@ -122,7 +122,7 @@ def group_table(groups: Sequence[Group], directories: Sequence[str] = ()) -> str
             str(len(group.runs)),
             *(format_percent(group.mean(split, "accuracy")) for split in SPLITS),
             format_percent(group.mean("test", "error"), with_interval=True),
-            _format_epochs(float(np.mean([len(run.history) for run in group.runs]))),
+            _format_epochs(float(np.mean([run.epochs for run in group.runs]))),
             _format_seconds([run.seconds for run in group.runs if run.seconds is not None]),
         ]
         for group in groups

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mnistcnn.config.load import FORMAT, flatten
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.experiments.groups import display_value, full_key, group_key
+from mnistcnn.runs.directory import SWEEP
 from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import Run
 from mnistcnn.system.atomic_files import write_json
@@ -18,7 +19,6 @@ from mnistcnn.system.locks import lock_run_dir
 
 log = logging.getLogger(__name__)
 
-SWEEP_FILE = "sweep.json"
 UNKNOWN_TIME = "~"  # sorts after all times
 NOT_TYPED = -1  # the index of a value that no command sets: the default of an earlier command
 
@@ -55,13 +55,13 @@ def record_sweep(
     try:
         with lock_run_dir(sweep_dir, wait=True):
             content = _read(sweep_dir)
-            if content is None and (sweep_dir / SWEEP_FILE).exists():
-                log.warning("%s cannot be read and is replaced", sweep_dir / SWEEP_FILE)
+            if content is None and (sweep_dir / SWEEP).exists():
+                log.warning("%s cannot be read and is replaced", sweep_dir / SWEEP)
             content = content or {
                 "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
             }  # fmt: skip
             _add_command(content, command, keys, jobs)
-            write_json(sweep_dir / SWEEP_FILE, content)
+            write_json(sweep_dir / SWEEP, content)
     except MnistcnnError as error:
         log.warning("%s", error)
 
@@ -91,7 +91,7 @@ def typed_values(sweep_dir: Path) -> Values:
 def _read(sweep_dir: Path) -> dict[str, Any] | None:
     """Return the content of ``sweep.json``; None if it is missing or not as written."""
     try:
-        content = json.loads((sweep_dir / SWEEP_FILE).read_text())
+        content = json.loads((sweep_dir / SWEEP).read_text())
         lists = [*content["commands"], *content["values"].values()]
         texts = [content["started_at"], *(text for each in lists for text in each)]
         valid = content["format"] == FORMAT and all(isinstance(each, str) for each in texts)
@@ -142,7 +142,7 @@ def group_positions(runs: Sequence[Run], root: Path) -> dict[str, Position]:
 def _sweep_dir(run_dir: Path, root: Path) -> Path:
     """Return the directory of the run's sweep, or ``run_dir`` if it is in no sweep."""
     for folder in (run_dir, *run_dir.parents):
-        if (folder / SWEEP_FILE).is_file():
+        if (folder / SWEEP).is_file():
             return folder
         if folder == root:
             break

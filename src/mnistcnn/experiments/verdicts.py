@@ -38,7 +38,8 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
     adjusted = iter(statistics.holm([result.p_value for result in tested]))
     p_values = [1.0 if pair.result is None else next(adjusted) for pair in pairs]
     header = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
-    rows = [_row(pair, p_value) for pair, p_value in zip(pairs, p_values, strict=True)]
+    min_seeds = statistics.min_seeds(len(tested))
+    rows = [_row(pair, p_value, min_seeds) for pair, p_value in zip(pairs, p_values, strict=True)]
     table = markdown_table(header, rows)
     if not tested:
         return [table]
@@ -49,8 +50,9 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _tests_paragraph(comparisons: int) -> str:
+    adjusted = f"p is adjusted for {comparisons} comparisons (Holm), the intervals are not. "
     return (
-        f"p is adjusted for {comparisons} comparisons (Holm), the intervals are not. "
+        f"{adjusted if comparisons > 1 else ''}"
         "Groups with several seeds in common are compared by the sign-flip test, which cannot show "
         "a difference with fewer than "
         f"{statistics.min_seeds(comparisons)} seeds at this number of comparisons. Single runs are "
@@ -59,7 +61,7 @@ def _tests_paragraph(comparisons: int) -> str:
     )
 
 
-def _row(pair: Pair, p_value: float) -> list[str]:
+def _row(pair: Pair, p_value: float, min_seeds: int) -> list[str]:
     result = pair.result
     if result is None:
         return [pair.names[1], pair.names[0], "0", "", "", "", "no seed in common"]
@@ -67,7 +69,8 @@ def _row(pair: Pair, p_value: float) -> list[str]:
     difference = result.difference if isinstance(result, McNemar) else result.mean
     verdict = _verdict(difference, result.ci95, p_value, is_single)
     if verdict == NOT_SHOWN and pair.seeds_needed is not None:
-        verdict += f": about {max(pair.seeds_needed, result.n + 1)} seeds are needed"
+        needed = max(pair.seeds_needed, result.n + 1, min_seeds)
+        verdict += f": about {needed} seeds are needed"
     return [
         pair.names[1],
         pair.names[0],

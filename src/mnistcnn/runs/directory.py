@@ -9,12 +9,14 @@ from pathlib import Path
 
 from mnistcnn.system.atomic_files import remove_temporary_files
 from mnistcnn.system.errors import UsageError
+from mnistcnn.system.quoting import override, quote_argument
 
 CONFIG = "config.yaml"
 LOG = "train.log"
 EVALUATE_LOG = "evaluate.log"
 HISTORY = "history.jsonl"
 METRICS = "metrics.json"
+SWEEP = "sweep.json"  # in the directory of a sweep
 PREDICTIONS = "predictions.npz"
 BEST = "best.pt"
 LAST = "last.pt"
@@ -43,6 +45,7 @@ RESULT_FILES = [PREDICTIONS, *PICTURES]
 # Written earlier. CONFIG and METRICS identify the run and are therefore removed last.
 TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
 
+RUN_DIR_KEY = "hydra.run.dir"
 MAX_SLUG_LENGTH = 100
 
 
@@ -85,10 +88,10 @@ def refuse_existing_run(path: Path, key: str) -> None:
     """
     existing = [name for name in (METRICS, HISTORY) if (path / name).exists()]
     if existing:
-        raise UsageError(
-            f"{key}={path} already holds a run ({existing[0]}): choose another directory, "
-            "or delete this one"
-        )
+        line = f"{key}={path} already holds a run ({existing[0]}): choose another directory"
+        if key == RUN_DIR_KEY:
+            line += f", or resume the run with {quote_argument(override('resume', path))}"
+        raise UsageError(line)
 
 
 def remove_run_files(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from mnistcnn.runs.directory import CONFIG, METRICS, PICTURES, PREDICTIONS
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
 from mnistcnn.system.errors import MnistcnnError, UsageError
+from mnistcnn.system.locks import LOCK_FILE, is_locked
 
 SPLITS = ("train", "validation", "test")
 
@@ -61,7 +63,9 @@ class Run:
     @cached_property
     def missing(self) -> list[str]:
         """Files and metrics that a complete run must have, and that are missing or invalid."""
-        missing = [name for name in (CONFIG, PREDICTIONS) if not (self.path / name).is_file()]
+        missing = [] if (self.path / CONFIG).is_file() else [CONFIG]
+        if not zipfile.is_zipfile(self.path / PREDICTIONS):  # which sees a truncated file
+            missing.append(PREDICTIONS)
         missing += [
             key
             for key in SPLITS
@@ -72,6 +76,17 @@ class Run:
         if not isinstance(self.metrics.get("config_sha256"), str | None):  # evaluations have none
             missing.append("config_sha256")
         return missing
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether these are the files of ``mnistcnn.evaluate``."""
+        return "checkpoint" in self.metrics
+
+    @property
+    def epochs(self) -> int:
+        """Number of completed epochs; 0 for an evaluation without a history."""
+        epochs = self.metrics.get("epochs")
+        return epochs if type(epochs) is int else len(self.history)
 
     @property
     def usable(self) -> bool:
@@ -98,6 +113,9 @@ class Run:
     @property
     def outcome(self) -> str:
         """Status and reason, in one line."""
+        was_locked = self.status == "interrupted" and (self.path / LOCK_FILE).exists()
+        if was_locked and is_locked(self.path):
+            return "still running"
         known = not self.reason or self.reason.startswith(self.status)
         return (self.reason or self.status) if known else f"{self.status}, {self.reason}"
 
@@ -171,12 +189,20 @@ def read_run(path: Path) -> Run | None:
 def find_runs(path: Path) -> list[Run]:
     """Return all runs in a directory and below it, sorted by path.
 
-    Raises UsageError if there is no such directory, or if a run has another format.
+    A run of another format is a failed one. Raises UsageError if there is no such directory.
     """
     if not path.is_dir():
-        raise UsageError(f"there is no directory {path}")
-    folders = sorted(file.parent for file in path.rglob(METRICS))
-    return [run for run in map(read_run, folders) if run is not None]
+        kind = "is a file, not a directory" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {kind}")
+    runs = []
+    for folder in sorted(file.parent for file in path.rglob(METRICS)):
+        try:
+            run = read_run(folder)
+        except UsageError as error:
+            run = Run(folder, {"status": "failed", "error": str(error)})
+        if run is not None:
+            runs.append(run)
+    return runs
 
 
 def find_by_config(path: Path, sha256: str) -> Run | None:

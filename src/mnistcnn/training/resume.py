@@ -17,6 +17,7 @@ from mnistcnn.runs.directory import (
     HISTORY,
     LAST,
     RESULT_FILES,
+    SWEEP,
 )
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
@@ -55,6 +56,11 @@ def _read_config(run_dir: Path) -> str:
     if run_dir.is_file() and (run_dir.parent / CONFIG).is_file():
         typed = quote_argument(override("resume", run_dir.parent))
         raise UsageError(f"resume={run_dir} is a file: give the directory of the run, {typed}")
+    if (run_dir / SWEEP).is_file():
+        command = override("hydra.sweep.dir", run_dir)
+        raise UsageError(f"resume={run_dir} is a sweep: repeat its command with {command}")
+    if not run_dir.exists():
+        raise UsageError(f"resume={run_dir}: there is no such directory")
     try:
         return (run_dir / CONFIG).read_text()
     except (OSError, ValueError) as error:

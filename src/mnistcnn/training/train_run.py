@@ -20,6 +20,7 @@ from mnistcnn.runs.directory import (
     CONFIG,
     LAST,
     LOG,
+    RUN_DIR_KEY,
     create_run_dir,
     refuse_existing_run,
     remove_unfinished_files,
@@ -54,13 +55,13 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
     """
     if not resume:
         load_images(settings.data)  # without the data, no directory is created
-        run_dir = create_run_dir(run_dir, "hydra.run.dir")
+        run_dir = create_run_dir(run_dir, RUN_DIR_KEY)
     with lock_run_dir(run_dir):
         remove_unfinished_files(run_dir)
         if resume:
             metrics = _resume(settings, run_dir)
         else:
-            refuse_existing_run(run_dir, "hydra.run.dir")  # again, with the lock held
+            refuse_existing_run(run_dir, RUN_DIR_KEY)  # again, with the lock held
             write_text(run_dir / CONFIG, to_yaml(settings))
             metrics = _train_and_test(settings, run_dir, None)
         # after all other files: a process that is killed before this leaves a complete run
