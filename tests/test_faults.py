@@ -48,6 +48,8 @@ from mnistcnn.training.train_run import train_run
 from .conftest import ROOT, settings
 from .fault_injection import (
     MOMENTS,
+    deny_writing,
+    fill_disk,
     inject_fault,
     kill,
     run_in_process,
@@ -174,9 +176,9 @@ def send_writes(run_dir: Path, sender) -> None:
     sender.send(None)
 
 
-def run_command(arguments: list[str], sender, number: int, fault: str) -> None:
+def run_command(arguments: list[str], sender, number: int, fault: Callable) -> None:
     """Run the command with a fault at the start of a write; send its exit code and its output."""
-    inject_fault("start", number, globals()[fault])
+    inject_fault("start", number, fault)
     sys.argv = ["mnistcnn", *arguments]
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
@@ -188,10 +190,13 @@ def run_command(arguments: list[str], sender, number: int, fault: str) -> None:
     sender.send((code, out.getvalue(), err.getvalue()))
 
 
-def run_command_with_fault(arguments: list[str], number: int, fault: str) -> tuple[int, str, str]:
+def run_command_with_fault(
+    arguments: list[str], number: int, fault: Callable
+) -> tuple[int, str, str]:
     """Return the exit code, standard output and standard error of the command with a fault."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start_process(run_command, arguments, sender, number, fault)
+    sender.close()  # then recv raises EOFError if the process dies
     result = receiver.recv()
     process.join()
     return result
@@ -202,6 +207,7 @@ def writes(tmp_path_factory) -> list[str]:
     """Return the names of the files that a run writes, in order."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start_process(send_writes, tmp_path_factory.mktemp("writes") / "run", sender)
+    sender.close()
     names = list(iter(receiver.recv, None))
     process.join()
     assert names[:3] == [CONFIG, METRICS, LAST]
@@ -263,7 +269,7 @@ def test_a_disk_that_is_full_from_any_write_on(uninterrupted_undrawn, writes, tm
     for number, name in enumerate(writes, 1):
         run_dir = tmp_path / f"{number}-{name}"
         arguments = [*SMALL, f"hydra.run.dir={run_dir}"]
-        code, _, err = run_command_with_fault(arguments, number, "fill_disk")
+        code, _, err = run_command_with_fault(arguments, number, fill_disk)
         lines = err.splitlines()
         assert code == 1 and "Traceback" not in err and len(lines) <= 2, (number, err)
         if name in PICTURES:
@@ -285,7 +291,7 @@ def test_a_disk_that_is_full_from_any_write_on(uninterrupted_undrawn, writes, tm
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("deny_writing", "Permission denied"), ("delete_directory", "No such file or directory")],
+    [(deny_writing, "Permission denied"), (delete_directory, "No such file or directory")],
 )
 @pytest.mark.parametrize("name", [LAST, PREDICTIONS])
 def test_a_directory_that_is_deleted_or_becomes_read_only(writes, tmp_path, fault, reason, name):
@@ -294,7 +300,7 @@ def test_a_directory_that_is_deleted_or_becomes_read_only(writes, tmp_path, faul
     code, _, err = run_command_with_fault([*SMALL, f"hydra.run.dir={run_dir}"], number, fault)
     first, *others = err.splitlines()
     assert (code, first) == (1, f"mnistcnn: {run_dir / name} cannot be written: {reason}")
-    if fault == "delete_directory":
+    if fault is delete_directory:
         assert others == [] and not run_dir.exists()
     else:
         assert others == [f"to resume: python -m mnistcnn.train resume={run_dir}"]
@@ -305,7 +311,7 @@ def test_a_run_can_be_resumed_after_a_gpu_error(uninterrupted, writes, tmp_path)
     run_dir = tmp_path / "run"
     number = writes.index(HISTORY) + 1
     arguments = [*SMALL, f"hydra.run.dir={run_dir}"]
-    code, _, err = run_command_with_fault(arguments, number, "fail_on_gpu")
+    code, _, err = run_command_with_fault(arguments, number, fail_on_gpu)
     first, second = err.splitlines()
     assert code == 1 and first == (
         "mnistcnn: RuntimeError: CUDA error: unspecified launch failure "
