@@ -365,7 +365,7 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
     files = {path.name for path in (tmp_path / "results").iterdir()}
     assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
     code, out, err = command(compare.main, "a", "nowhere")
-    assert code == 2 and err == "mnistcnn: there is no directory nowhere\n"
+    assert code == 2 and err == "mnistcnn: nowhere does not exist\n"
 
 
 def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
