@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -261,14 +262,16 @@ def test_a_run_with_unreadable_predictions_is_left_out(tmp_path, arrays):
         if arrays is not None:
             file.seek(0)
             np.savez(file, **arrays)
-    message = r"b/predictions\.npz cannot be read: "
+    message = r"b/predictions\.npz cannot be read: .+"
+    if not zipfile.is_zipfile(b / directory.PREDICTIONS):
+        message = r"b: finished, missing or invalid: predictions\.npz"
     with pytest.raises(UsageError, match=rf"^found only one complete run, .*\n- .*{message}"):
         compare_text(tmp_path, a, b)
     c = make_run(tmp_path / "c", [2, 3], "aug=full")
     text = compare_text(tmp_path, a, b, c)
     assert "**aug=full** against **aug=none**: test error +1.000 points" in text
     (line,) = (line for line in text.splitlines() if line.startswith("- "))
-    assert re.match(rf"- {re.escape(str(tmp_path))}/{message}.+", line)
+    assert re.match(rf"- {re.escape(str(tmp_path))}/{message}", line)
 
 
 def test_a_run_with_a_strange_file_is_left_out(tmp_path):
@@ -371,10 +374,10 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
 def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
     a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
 
-    def load_splits(*_):
+    def load_images(*_):
         raise UsageError("data.dir: no such directory")
 
-    monkeypatch.setattr(dataset, "load_splits", load_splits)
+    monkeypatch.setattr(dataset, "load_images", load_images)
     text = compare_text(tmp_path, a, b)
     assert text.endswith("disagreements.png was not drawn: data.dir: no such directory\n")
     assert "![validation_curves.png]" in text

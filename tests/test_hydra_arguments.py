@@ -263,7 +263,7 @@ def test_cfg_shows_the_configuration_of_the_run_to_resume(command, tmp_path):
     code, out, err = command(train.main, "resume=first", "--cfg", "job", "seed=6")
     assert code == 2 and out == "" and "seed is 5 and cannot be changed to 6" in err
     code, out, err = command(train.main, "resume=nowhere", "--cfg", "job")
-    assert code == 2 and out == "" and "resume=nowhere is not a run" in err
+    assert code == 2 and out == "" and "resume=nowhere: there is no such directory" in err
     code, out, err = command(train.main, "resume=first", "--cfg", "all")
     assert code == 2 and out == "" and "only --cfg job shows the configuration" in err
     code, out, _ = command(train.main, "resume=null", "seed=8", "--cfg", "job")

@@ -257,7 +257,10 @@ def test_a_different_run_is_not_overwritten(command, tmp_path):
     )
     run_dir = tmp_path / "sweep" / "same"
     assert code == 1
-    line = f"run 2 of 2: {run_dir} holds a different run and is not overwritten"
+    line = (
+        f"run 2 of 2: {run_dir} holds a run with other settings (were epochs added?) and is not "
+        "overwritten: move it out of the sweep to run this job"
+    )
     assert line in out.splitlines()
     assert err.startswith("mnistcnn: 1 run is not complete") and len(err.splitlines()) == 1
     assert started_seeds(tmp_path / "sweep") == [0] and status(run_dir) == "finished"

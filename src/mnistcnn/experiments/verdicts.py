@@ -38,7 +38,7 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
     adjusted = iter(statistics.holm([result.p_value for result in tested]))
     p_values = [1.0 if pair.result is None else next(adjusted) for pair in pairs]
     header = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
-    min_seeds = statistics.min_seeds(len(tested))
+    min_seeds = statistics.min_seeds(len(tested)) if tested else 0
     rows = [_row(pair, p_value, min_seeds) for pair, p_value in zip(pairs, p_values, strict=True)]
     table = markdown_table(header, rows)
     if not tested:
