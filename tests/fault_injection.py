@@ -41,10 +41,12 @@ def inject_fault(moment: str, number: int, fault: Callable[[Path], None]) -> Non
     as_write_error, flush_to_disk = atomic_files._as_write_error, atomic_files._flush_to_disk
     os_replace = os.replace
     current: list[Path] = []  # the file being written, if its write is the chosen one
+    sizes: dict[Path, int] = {}  # bytes of that file before
 
     @contextlib.contextmanager
     def count_write(path: Path):
         current[:] = [path] if next(count) == number else []
+        sizes[path] = path.stat().st_size if path.exists() else 0
         if current and moment == "start":
             fault(path)
         with as_write_error(path):
@@ -53,8 +55,11 @@ def inject_fault(moment: str, number: int, fault: Callable[[Path], None]) -> Non
     def flush(file) -> None:
         file.flush()
         if current and moment == "half":
-            os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size // 2)
-            fault(current[0])
+            path, status = current[0], os.fstat(file.fileno())
+            is_appended = path.exists() and os.path.samestat(status, path.stat())
+            start = sizes[path] if is_appended else 0  # an append cannot change earlier lines
+            os.ftruncate(file.fileno(), start + (status.st_size - start) // 2)
+            fault(path)
         flush_to_disk(file)
 
     def replace(source, target) -> None:

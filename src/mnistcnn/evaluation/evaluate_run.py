@@ -83,10 +83,15 @@ def _read_training_history(path: Path, checkpoint: Checkpoint) -> list[dict[str,
     The result is empty if the directory of ``path`` holds another run, or if its history cannot be
     read. If the run is not complete, a line says so.
     """
+    config = path.with_name(CONFIG)
     try:
         run = read_run(path.parent)
-        trained = config_sha256(read_settings(checkpoint.config, path))
-        if run is None or run.metrics.get("config_sha256") != trained:
+        if run is None or not config.is_file():
+            return []
+        current = read_settings(config.read_text(), config)
+        trained = read_settings(checkpoint.config, path)
+        extended = dataclasses.replace(trained, epochs=current.epochs)  # epochs may have been added
+        if config_sha256(extended) != config_sha256(current):
             return []
         if not run.complete:
             log.warning("the run is not complete (%s): %s", run.status, run.reason or path.parent)
