@@ -219,7 +219,8 @@ class Sequence:
     def compare(self, _: Fault) -> None:
         paths = [self.run_dir, self.references.run(*SMALL, "seed=1")]
         code = self.run(compare, self.new_path(), paths)
-        assert code == (0 if read_run(self.run_dir).complete else 2)
+        run = read_run(self.run_dir)
+        assert code == (0 if run is not None and run.complete else 2)
 
     def refuse(self, _: Fault) -> None:
         before = read_files(self.run_dir)
