@@ -17,6 +17,7 @@ Problems = Iterator[tuple[str, str]]  # field name, allowed values
 
 LOSS_NAMES = ("cross_entropy", "nll_of_logits")
 PRECISIONS = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "torch", "native")
 COMPILE_MODES = ("auto", "none", "default", "reduce-overhead", "max-autotune")
 
 # data --------------------------------------------------------------------------------------------
@@ -311,6 +312,7 @@ class TrainSettings:
     device: str
     precision: str = choice(*PRECISIONS)
     compile: str = choice(*COMPILE_MODES)
+    kernels: str = choice(*KERNELS)
     select: str = choice("best", "last")
 
     def problems(self) -> Problems:
@@ -343,6 +345,7 @@ class EvaluateSettings:
     tsne: TsneSettings
     neighbours: NeighbourSettings
     precision: str | None = choice(*PRECISIONS)
+    kernels: str = choice(*KERNELS)
 
 
 # the groups whose schema depends on the chosen option, by the option's name

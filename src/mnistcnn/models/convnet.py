@@ -6,28 +6,16 @@ from torch import nn
 
 from mnistcnn import IMAGE_SIZE, NUM_CLASSES
 from mnistcnn.config.schema import ConvNetSettings
+from mnistcnn.kernels.conv_block import ConvBlock
 from mnistcnn.models.classifier import Classifier
 
 
 def convnet(settings: ConvNetSettings) -> Classifier:
-    """Build blocks of convolution, ReLU, max-pooling and Dropout2d, then a hidden linear layer.
-
-    Without batch normalisation between ReLU and pooling, pooling comes first: the result is the
-    same because ReLU is monotonic, and ReLU then processes a quarter of the values.
-    """
+    """Build blocks of convolution, ReLU, max-pooling and Dropout2d, then a hidden linear layer."""
     layers: list[nn.Module] = []
     stride = settings.stride
     for in_channels, out_channels in pairwise([1, *settings.channels]):
-        layers.append(
-            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=settings.padding)
-        )
-        if settings.batch_norm == "before_relu":
-            layers.append(nn.BatchNorm2d(out_channels))
-        if settings.batch_norm == "after_relu":
-            layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(out_channels), nn.MaxPool2d(2)]
-        else:
-            layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
-        layers.append(nn.Dropout2d(settings.dropout))
+        layers += _block(in_channels, out_channels, stride, settings)
         stride = 1
     flat_size = settings.channels[-1] * settings.output_size() ** 2
     layers += [nn.Flatten(), nn.Linear(flat_size, settings.hidden), nn.ReLU(inplace=True)]
@@ -36,6 +24,19 @@ def convnet(settings: ConvNetSettings) -> Classifier:
         nn.Linear(settings.hidden, NUM_CLASSES),
         crop_size(settings),
     )
+
+
+def _block(
+    in_channels: int, out_channels: int, stride: int, settings: ConvNetSettings
+) -> list[nn.Module]:
+    """Return the layers of one block, with batch normalisation if it is set."""
+    if settings.batch_norm == "none":
+        return [ConvBlock(in_channels, out_channels, stride, settings.padding, settings.dropout)]
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=settings.padding)
+    norm, dropout = nn.BatchNorm2d(out_channels), nn.Dropout2d(settings.dropout)
+    if settings.batch_norm == "before_relu":
+        return [conv, norm, nn.MaxPool2d(2), nn.ReLU(inplace=True), dropout]
+    return [conv, nn.ReLU(inplace=True), norm, nn.MaxPool2d(2), dropout]
 
 
 def crop_size(settings: ConvNetSettings) -> int:

@@ -13,15 +13,12 @@ import struct
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
 from mnistcnn.config.load import FORMAT, check_format
 from mnistcnn.config.schema import ModelSettings
@@ -112,45 +109,6 @@ def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for (name, tensor), part in zip(group.items(), parts, strict=True):
             packed[name] = part.view(tensor.shape)
     return {name: packed[name] for name in tensors}
-
-
-# Optimizer state ---------------------------------------------------------------------------------
-
-
-def pack_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Return ``optimizer.state_dict()`` with one flat tensor per kind of state.
-
-    Each of these tensors holds the state of all parameters.
-    """
-    state = optimizer.state_dict()
-    tensors_by_kind: dict[str, list[Tensor]] = {}
-    for parameter_state in state["state"].values():
-        for kind, tensor in parameter_state.items():
-            tensors_by_kind.setdefault(kind, []).append(tensor.detach().cpu().reshape(-1))
-    packed = {kind: torch.cat(tensors) for kind, tensors in tensors_by_kind.items()}
-    return state | {"state": packed}
-
-
-def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load a state from :func:`pack_optimizer_state` into an optimizer of the same parameters."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    unpacked = {kind: _unpack(packed, parameters) for kind, packed in state["state"].items()}
-    parameter_states = (
-        dict(zip(unpacked, tensors, strict=True))
-        for tensors in zip(*unpacked.values(), strict=True)
-    )
-    optimizer.load_state_dict(state | {"state": dict(enumerate(parameter_states))})
-
-
-def _unpack(packed: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
-    """Return a tensor per parameter: a scalar, or one of its shape and memory format."""
-    if packed.numel() == len(parameters):
-        return list(packed)
-    parts = packed.split([parameter.numel() for parameter in parameters])
-    return [
-        torch.empty_like(p, requires_grad=False).copy_(part.view(p.shape))
-        for p, part in zip(parameters, parts, strict=True)
-    ]
 
 
 # The seal: format and SHA-256 --------------------------------------------------------------------

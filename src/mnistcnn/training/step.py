@@ -129,7 +129,7 @@ def training_step(
         logits = forward(images)
     loss = loss_fn(logits.float(), labels)
     metrics.add(loss, (logits.detach().argmax(dim=1) == labels).sum(), len(labels), lr)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=False)
     loss.backward()
     optimizer.step()
     scheduler.step()

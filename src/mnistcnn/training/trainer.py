@@ -14,7 +14,7 @@ from mnistcnn.evaluation.inference import infer
 from mnistcnn.evaluation.metrics import score
 from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model
-from mnistcnn.runs.checkpoint import pack_optimizer_state, restore_optimizer, save_checkpoint
+from mnistcnn.runs.checkpoint import save_checkpoint
 from mnistcnn.runs.directory import BEST, LAST
 from mnistcnn.runs.history import append_history, best_epoch, history_sha256
 from mnistcnn.runs.metrics_file import RunRecord
@@ -27,6 +27,7 @@ from mnistcnn.system.random_streams import (
     seed_global,
 )
 from mnistcnn.training.compiled_forward import compiled_forward, resolve_compile_mode
+from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
 from mnistcnn.training.progress import ProgressReporter
 from mnistcnn.training.resume import ResumeState
@@ -74,7 +75,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(settings, len(splits.train))
         self.forward = compiled_forward(model, settings.compile)
         self.loss_fn = LOSSES[settings.loss]
-        self.optimizer = build_optimizer(settings.optimizer, model.parameters())
+        self.optimizer = build_optimizer(settings.optimizer, [flatten_parameters(model)])
         self.scheduler = build_scheduler(
             settings.scheduler, self.optimizer, settings.epochs, self.steps_per_epoch
         )
@@ -205,7 +206,7 @@ class Trainer:
         """Write ``last.pt``, from which training can be resumed. Call it between two batches."""
         metrics = self.metrics.state_dict()  # first: it may raise NonFiniteLoss
         training_state = {
-            "optimizer": pack_optimizer_state(self.optimizer),
+            "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "generators": global_states(self.device),
             "metrics": metrics,
@@ -219,7 +220,7 @@ class Trainer:
         state = checkpoint.training
         assert state is not None  # checked by load_resume_state
         self.model.load_state_dict(checkpoint.model.state_dict())
-        restore_optimizer(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         restore_global_states(state["generators"], self.device)
         self.history = list(resume_state.history)

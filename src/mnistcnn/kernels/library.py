@@ -1,0 +1,52 @@
+"""Load the compiled C kernels, if they were built, for the instruction set of this processor."""
+
+import ctypes
+import functools
+import importlib.util
+import platform
+
+import torch
+
+
+class Shape(ctypes.Structure):
+    """The sizes of a block: the struct ``Shape`` in ``conv_block.c``."""
+
+    _fields_ = [  # noqa: RUF012  the type that ctypes expects
+        (name, ctypes.c_int64)
+        for name in (
+            "images",
+            "height",
+            "width",
+            "in_channels",
+            "out_channels",
+            "stride",
+            "padding",
+            "relu",
+        )
+    ]
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """Return the functions of ``conv_block.c``, or None if they are not available here.
+
+    torch has been imported before, so that the library uses the threads of torch's OpenMP.
+    """
+    spec = importlib.util.find_spec(f"mnistcnn.kernels.conv_block_{_instruction_set()}")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError:  # built for another system
+        return None
+    pointer = ctypes.c_void_p
+    library.conv_block_forward.argtypes = [ctypes.POINTER(Shape), *[pointer] * 6, ctypes.c_int]
+    library.conv_block_backward.argtypes = [ctypes.POINTER(Shape), *[pointer] * 8, ctypes.c_int]
+    return library
+
+
+def _instruction_set() -> str:
+    """Return the name of the best variant for this processor, one of those in ``build.py``."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "generic"
+    return "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"

@@ -1,0 +1,53 @@
+"""Choose whether torch or the C kernels compute the blocks of a model."""
+
+import logging
+
+import torch
+from torch import nn
+
+from mnistcnn.kernels.conv_block import ConvBlock
+from mnistcnn.kernels.library import load_library
+from mnistcnn.system.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+NOT_BUILT = "the C kernels are not built (installing the package with GCC or Clang builds them)"
+
+
+def check_kernels(setting: str, device: torch.device, precision: str, compile_mode: str) -> None:
+    """Check the setting ``kernels``, given the device and the settings named like the arguments.
+
+    Raises SettingError if it is ``native`` and the C kernels cannot be used.
+    """
+    obstacle = _obstacle(device, precision, compile_mode)
+    if setting == "native" and obstacle is not None:
+        raise SettingError("kernels", setting, f"auto or torch: {obstacle}")
+
+
+def select_kernels(model: nn.Module, setting: str, precision: str, compile_mode: str) -> str:
+    """Let the C kernels or torch compute the blocks of ``model``; return ``native`` or ``torch``.
+
+    ``auto`` is native on a CPU in float32 without compilation, if the kernels are built and the
+    model has a block for them. Raises SettingError as :func:`check_kernels` does.
+    """
+    device = next(model.parameters()).device
+    check_kernels(setting, device, precision, compile_mode)
+    blocks = [module for module in model.modules() if isinstance(module, ConvBlock)]
+    obstacle = _obstacle(device, precision, compile_mode)
+    if blocks and setting == "auto" and obstacle == NOT_BUILT:
+        log.info("kernels=torch: %s", NOT_BUILT)
+    native = bool(blocks) and setting != "torch" and obstacle is None
+    for block in blocks:
+        block.native = native
+    return "native" if native else "torch"
+
+
+def _obstacle(device: torch.device, precision: str, compile_mode: str) -> str | None:
+    """Return why the C kernels cannot be used; None if they can."""
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if precision == "bfloat16":
+        return "precision=bfloat16"
+    if compile_mode not in ("auto", "none"):
+        return f"compile={compile_mode}"
+    return NOT_BUILT if load_library() is None else None

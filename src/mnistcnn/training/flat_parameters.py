@@ -1,0 +1,38 @@
+"""Store the parameters of a model, and their gradients, in one tensor each."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+
+def flatten_parameters(model: nn.Module) -> Parameter:
+    """Make all parameters and their gradients views of one tensor (P,), and return it.
+
+    An optimizer of this tensor updates all parameters with one operation in place of one for each.
+    The parameters, float32 on one device, are stored in their order in the model, those with four
+    dimensions in channels-last order. The gradient must be set to zero, not None, before each
+    backward pass.
+    """
+    parameters = list(model.parameters())
+    flat = Parameter(torch.cat([_in_memory_order(each.detach()) for each in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [each.numel() for each in parameters]
+    values, gradients = flat.detach().split(sizes), flat.grad.split(sizes)
+    for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
+        shape = parameter.shape
+        parameter.data = _as_parameter(value, shape)
+        parameter.grad = _as_parameter(gradient, shape)
+    return flat
+
+
+def _in_memory_order(parameter: Tensor) -> Tensor:
+    """Return a parameter's values (P,) in the order in which they are stored."""
+    return (parameter.permute(0, 2, 3, 1) if parameter.dim() == 4 else parameter).reshape(-1)
+
+
+def _as_parameter(part: Tensor, shape: torch.Size) -> Tensor:
+    """Return the inverse of :func:`_in_memory_order`, a view."""
+    if len(shape) != 4:
+        return part.view(shape)
+    out_channels, in_channels, height, width = shape
+    return part.view(out_channels, height, width, in_channels).permute(0, 3, 1, 2)
