@@ -454,8 +454,9 @@ def test_a_job_that_is_killed_while_it_draws_is_complete(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", draw_and_die)
     monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
-    sweep = multirun.Multirun(tmp_path, [config_sha256(settings("seed=3"))], total=1)
-    error = sweep.run_job(quick_task, settings("seed=3"), tmp_path / "run", 0)
+    job = settings("seed=3")
+    sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
+    error = sweep.run_job(quick_task, job, tmp_path / "run", 0)
     assert error == pytest.approx(0.09)  # of make_run
     assert f"run 1 of 1: {KILLED}; not drawn: tsne.png" in caplog.text
     assert sweep.count_incomplete() == 0 and not sweep.is_complete()
@@ -490,8 +491,8 @@ def run_jobs(directory: Path, *seeds: int, known_in_advance: bool = True) -> Non
     If not ``known_in_advance``, the sweep does not have the hashes of its jobs.
     """
     jobs = [settings(f"seed={seed}") for seed in seeds]
-    hashes = [config_sha256(job) for job in jobs] if known_in_advance else []
-    runner = multirun.Multirun(directory, hashes, len(jobs), started=multirun.time.time())
+    known = {config_sha256(job): job for job in jobs if known_in_advance}
+    runner = multirun.Multirun(directory, known, len(jobs), started=multirun.time.time())
     for number, job in enumerate(jobs):
         runner.run_job(quick_task, job, directory / f"seed-{job.seed}", number)
 

@@ -121,7 +121,7 @@ class HydraCommand:
         try:
             missing = multirun.count_incomplete()
             summary = summarise(multirun.directory)
-            is_study = self.config_name == "train" and not multirun.config_hashes
+            is_study = self.config_name == "train" and not multirun.jobs
             best = summary.best("Best trial" if is_study else "Lowest validation error")
             text = [plain_text(summary.text), f"Results: {multirun.directory}", best]
             if best:
@@ -137,7 +137,7 @@ class HydraCommand:
             line = f"mnistcnn: {missing} run{' is' if missing == 1 else 's are'} not complete"
             if not_started := multirun.count_not_started():
                 line += f" ({not_started} not started)"
-            if multirun.config_hashes:  # else the next command may choose other settings
+            if multirun.jobs:  # else the next command may choose other settings
                 directory = quote_argument(override("hydra.sweep.dir", multirun.directory))
                 line += f"; to run only the missing ones, repeat the command with {directory}"
             print(line, file=sys.stderr)

@@ -225,7 +225,7 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
     _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])
     return Multirun(
         sweep_dir,
-        config_hashes=list(by_hash),
+        jobs=by_hash,
         total=total,
         threads=_threads_per_job(launcher, concurrent),
         defers_locked_jobs=bool(settings) and launcher._target_.endswith(".BasicLauncher"),

@@ -260,9 +260,14 @@ ModelSettings = ConvNetSettings | CustomSettings | Vgg16Settings | ResNet50Setti
 class TsneSettings:
     """The t-SNE plot of test images, by their features or their pixels."""
 
-    samples: int = number(10, 10_000)  # random test images; all if there are fewer
+    samples: int  # random test images, all if there are fewer; 0: no plot
     of: str = choice("features", "pixels")
     perplexity: float = number(1, 1000)
+
+    def problems(self) -> Problems:
+        """Yield ``samples`` if it is neither 0 nor enough for a plot."""
+        if self.samples != 0 and not 10 <= self.samples <= 10_000:
+            yield "samples", "0 (no tsne.png), or a number from 10 to 10000"
 
 
 @dataclass
@@ -300,6 +305,7 @@ class TrainSettings:
     optimizer: Any
     scheduler: Any
     model: Any
+    pictures: bool
     tsne: TsneSettings
     neighbours: NeighbourSettings
     early_stopping: EarlyStoppingSettings
@@ -342,6 +348,7 @@ class EvaluateSettings:
     ckpt: str
     data: SourceSettings
     device: str
+    pictures: bool
     tsne: TsneSettings
     neighbours: NeighbourSettings
     precision: str | None = choice(*PRECISIONS)

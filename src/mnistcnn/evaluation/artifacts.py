@@ -34,6 +34,9 @@ from mnistcnn.system.random_streams import Stream
 
 log = logging.getLogger(__name__)
 
+# writes a file to a path; returns values for metrics.json, if any
+Writer = Callable[[Path], dict[str, Any] | None]
+
 ERROR_COUNT = 9  # images in misclassified.png
 VARIANT_COUNT = 6  # variants of each image in augmented.png
 
@@ -64,7 +67,8 @@ def write_artifacts(
 
     ``predictions.npz`` and ``metrics.json`` are written first; the run then has ``status`` and is
     complete. The pictures follow. Those that cannot be drawn, or were not drawn before the process
-    ended, are listed in ``missing_pictures`` of ``metrics.json``; ``curves.png`` is not expected if
+    ended, are listed in ``missing_pictures`` of ``metrics.json``. Those that the settings leave out
+    are removed, because they would show an earlier epoch; ``curves.png`` is not expected if
     ``history`` is empty.
 
     ``trained_scores`` is the row of ``history`` of the model's epoch; its training and validation
@@ -77,36 +81,45 @@ def write_artifacts(
     writers = _picture_writers(
         model, splits, settings, test, scores["test"]["confusion_matrix"], history
     )
+    names = _expected_pictures(settings, history)
+    for name in directory.PICTURES:
+        if name not in names:
+            (record.run_dir / name).unlink(missing_ok=True)
     _write_predictions(record.run_dir, test)
     device = model.mean.device
     record.values |= scores
     record.values |= {
         "status": status,
-        "missing_pictures": list(writers),
+        "missing_pictures": names,
         "peak_memory_bytes": _peak_memory_bytes(device),
     }
     record.write()
     _log_scores(scores)
 
-    _draw(writers, record)
+    _draw({name: writers[name] for name in writers if name in names}, record)
     record.values["peak_memory_bytes"] = _peak_memory_bytes(device)
 
 
 def outdated_pictures(run: Run, stored: TrainSettings, requested: TrainSettings) -> list[str]:
     """Return the pictures of a complete run that are missing or were drawn with other settings.
 
-    ``stored`` are the settings in ``config.yaml``, ``requested`` those for the pictures now.
+    ``stored`` are the settings in ``config.yaml``, ``requested`` those for the pictures now, which
+    may leave some out.
     """
-    expected = [name for name in directory.PICTURES if name != directory.CURVES or run.history]
     changed = {
         directory.TSNE: stored.tsne != requested.tsne,
         directory.NEIGHBOURS: stored.neighbours != requested.neighbours,
     }
     return [
         name
-        for name in expected
+        for name in _expected_pictures(requested, run.history)
         if name in run.missing_pictures or changed.get(name) or not (run.path / name).is_file()
     ]
+
+
+def _expected_pictures(settings: TrainSettings, history: list[dict[str, float]]) -> list[str]:
+    names = directory.expected_pictures(settings.pictures, settings.tsne.samples)
+    return [name for name in names if name != directory.CURVES or history]
 
 
 def redraw_pictures(
@@ -128,14 +141,14 @@ def redraw_pictures(
     _draw({name: writers[name] for name in names}, record)
 
 
-def _draw(writers: dict[str, Callable[[Path], None]], record: RunRecord) -> None:
+def _draw(writers: dict[str, Writer], record: RunRecord) -> None:
     """Write pictures and remove them from ``missing_pictures``; log those that fail."""
-    log.info("drawing %s", f"{len(writers)} files" if len(writers) > 1 else next(iter(writers)))
+    log.info("writing %s", f"{len(writers)} files" if len(writers) > 1 else next(iter(writers)))
     failures = []
     for name, write in writers.items():
         with record.phase(name):
             try:
-                write(record.run_dir / name)
+                record.values |= write(record.run_dir / name) or {}
                 record.values["missing_pictures"].remove(name)
             except Exception as error:  # write the remaining files
                 log.debug("%s was not written", name, exc_info=True)
@@ -214,15 +227,13 @@ def _picture_writers(
     test: Predictions,
     confusion: list[list[int]],
     history: list[dict[str, float]],
-) -> dict[str, Callable[[Path], None]]:
+) -> dict[str, Writer]:
     """Return, by file name, functions that write the file to a given path; the slowest is last."""
     seed = settings.seed
     pixels = splits.test.pixels.cpu().numpy()
     counts = np.array(confusion)
-    curves = {
+    return {
         directory.CURVES: lambda path: figures.curves(path, history, best_epoch(history)),
-    }
-    return (curves if history else {}) | {
         directory.CONFUSION_CSV: lambda path: _write_confusion_csv(path, counts),
         directory.CONFUSION_PNG: lambda path: figures.confusion_matrix(path, counts),
         directory.MISCLASSIFIED: lambda path: _draw_misclassified(path, pixels, test),
@@ -292,7 +303,8 @@ def _draw_augmented(path: Path, train: Images, aug: AugmentSettings, seed: int) 
 
 def _draw_tsne(
     path: Path, pixels: np.ndarray, test: Predictions, settings: TsneSettings, seed: int
-) -> None:
+) -> dict[str, Any]:
+    """Draw t-SNE of test images; return the values about it for ``metrics.json``."""
     generator = random_streams.numpy_generator(seed, Stream.TSNE)
     indices = embedding.sample_indices(settings.samples, len(pixels), generator)
     if settings.of == "features":
@@ -303,6 +315,10 @@ def _draw_tsne(
         vectors = pixels[indices].reshape(len(indices), -1) / np.float32(255)
         name = "pixels"
     random_state = random_streams.derived_seed(seed, Stream.TSNE)
-    coordinates = embedding.tsne(vectors, settings.perplexity, random_state)
+    threads = torch.get_num_threads()
+    result = embedding.tsne(vectors, settings.perplexity, random_state, threads)
+    kl_divergence = round(result.kl_divergence, 3)  # rounding errors depend on the threads
     title = f"t-SNE of the {name} of {len(indices):,} test images"
-    figures.tsne(path, coordinates, test.labels[indices], title)
+    title += f" (KL divergence {kl_divergence:.2f})"
+    figures.tsne(path, result.coordinates, test.labels[indices], title)
+    return {"tsne": {"library": result.library, "kl_divergence": kl_divergence}}

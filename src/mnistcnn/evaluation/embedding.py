@@ -1,8 +1,19 @@
 """Compute t-SNE coordinates and nearest neighbours of feature vectors."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 PCA_COMPONENTS = 50
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The result of t-SNE: coordinates (N, 2) float32, and the KL divergence that it reached."""
+
+    coordinates: np.ndarray
+    kl_divergence: float
+    library: str  # name of the package that computed it
 
 
 def sample_indices(count: int, population: int, generator: np.random.Generator) -> np.ndarray:
@@ -10,27 +21,52 @@ def sample_indices(count: int, population: int, generator: np.random.Generator) 
     return np.sort(generator.permutation(population)[:count])
 
 
-def tsne(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """Return t-SNE coordinates (N, 2) float32 of features (N, F), initialised with PCA.
+def tsne(features: np.ndarray, perplexity: float, seed: int, threads: int) -> Embedding:
+    """Compute t-SNE of features (N, F), N >= 10, initialised with PCA.
 
     More than 50 features are first reduced to 50 principal components (van der Maaten and Hinton,
     JMLR 9, 2008). The perplexity is limited to (N - 1) / 3. Initialisation is random if the
-    features vary in fewer than two dimensions, as in a collapsed network.
+    features vary in fewer than two dimensions, as in a collapsed network. The coordinates do not
+    depend on the number of ``threads``, except for rounding errors of PCA.
 
-    Raises ValueError if a feature is not finite, because scikit-learn would crash.
+    Raises ValueError if a feature is not finite, because the libraries would crash.
     """
     from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     if not np.isfinite(features).all():
         raise ValueError("the features are not finite")
-    if features.shape[1] > PCA_COMPONENTS < len(features):
-        features = PCA(PCA_COMPONENTS, random_state=seed).fit_transform(features)
-    perplexity = min(perplexity, (len(features) - 1) / 3)
-    rank = np.linalg.matrix_rank(features - features.mean(axis=0))
-    init = "pca" if rank >= 2 else "random"
-    embedding = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1)
-    return embedding.fit_transform(features)
+    features = features / (np.abs(features).max() or 1)  # t-SNE is the same on any scale
+    with threadpool_limits(threads):
+        if features.shape[1] > PCA_COMPONENTS < len(features):
+            features = PCA(PCA_COMPONENTS, random_state=seed).fit_transform(features)
+        perplexity = min(perplexity, (len(features) - 1) / 3)
+        rank = np.linalg.matrix_rank(features - features.mean(axis=0))
+        init = "pca" if rank >= 2 else "random"
+        return _optimise(features, perplexity, init, seed, threads)
+
+
+def _optimise(
+    features: np.ndarray, perplexity: float, init: str, seed: int, threads: int
+) -> Embedding:
+    """Compute t-SNE with openTSNE, or with scikit-learn, which is slower, if it is missing."""
+    try:
+        import openTSNE
+    except ImportError:  # it has no wheel for Linux on ARM
+        from sklearn.manifold import TSNE
+
+        embedding = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=threads)
+        coordinates = embedding.fit_transform(features)
+        return Embedding(coordinates, float(embedding.kl_divergence_), "scikit-learn")
+    result = openTSNE.TSNE(
+        perplexity=perplexity,
+        initialization=init,
+        neighbors="exact",
+        negative_gradient_method="bh",
+        random_state=seed,
+        n_jobs=threads,
+    ).fit(features)
+    return Embedding(np.asarray(result, np.float32), float(result.kl_divergence), "openTSNE")
 
 
 def nearest_neighbours(

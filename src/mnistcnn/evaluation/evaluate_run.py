@@ -67,6 +67,7 @@ def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -
     """Return the training settings with the overrides of the evaluation applied."""
     changes: dict[str, Any] = {
         "device": settings.device,
+        "pictures": settings.pictures,
         "tsne": settings.tsne,
         "neighbours": settings.neighbours,
     }

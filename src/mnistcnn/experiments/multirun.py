@@ -25,14 +25,14 @@ from mnistcnn.training import resume
 
 log = logging.getLogger(__name__)
 
-# Modules that a run needs and that are slow to import.
-PRELOAD_MODULES = [
-    "mnistcnn.training.train_run",
+# Modules that a run needs and that are slow to import. Those that are not installed are ignored.
+PRELOAD_MODULES = ["mnistcnn.training.train_run", "torchinfo"]
+PRELOAD_FOR_PICTURES = [
     "mnistcnn.evaluation.matplotlib_import",  # before other modules of matplotlib
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
+    "openTSNE",
     "sklearn.manifold",
-    "torchinfo",
 ]
 
 Task = Callable[..., Any]  # task(settings, run_dir) or task(settings, run_dir, resume=True)
@@ -47,7 +47,7 @@ class Multirun:
     """
 
     directory: Path
-    config_hashes: list[str] = field(default_factory=list)  # of the jobs; empty if not known yet
+    jobs: dict[str, TrainSettings] = field(default_factory=dict)  # by hash; empty if not known yet
     total: int | None = None  # number of jobs; None if not known
     threads: int | None = None  # per job; None: the default of torch
     # whether to run the jobs that other processes are running last: not if a sweeper or a parallel
@@ -77,7 +77,7 @@ class Multirun:
                 run_dir.rmdir()  # created by Hydra, and still empty
             run_dir = existing.path
         name = f"run {number + 1}" + (f" of {self.total}" if self.total else "")
-        if existing is not None and existing.complete and not existing.missing_pictures:
+        if existing is not None and existing.complete and not existing.pictures_to_draw(settings):
             log.info("%s is already complete: %s", name, run_dir.name)
             return _validation_error(existing)
         if identity and _holds_different_run(run_dir, identity):
@@ -114,7 +114,8 @@ class Multirun:
         """Run a job in a subprocess; return its validation error, or None if it failed."""
         log.info("%s%s: %s", name, self._time_left(number), run_dir.name)
         arguments = (task, settings, run_dir, identity, self.threads, show_traceback)
-        code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=PRELOAD_MODULES)
+        preload = PRELOAD_MODULES + (PRELOAD_FOR_PICTURES if settings.pictures else [])
+        code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=preload)
         if code:
             reason = subprocesses.describe_exit_code(code)
             with lock_run_dir(run_dir, wait=True):
@@ -122,19 +123,23 @@ class Multirun:
             run = store.read_run(run_dir)
             if run is None or not run.complete:
                 return None
-            log.warning("%s: %s; not drawn: %s", name, reason, ", ".join(run.missing_pictures))
+            not_drawn = ", ".join(run.pictures_to_draw(settings))
+            log.warning("%s: %s; not drawn: %s", name, reason, not_drawn)
         return _validation_error(store.read_run(run_dir))
 
     def is_complete(self) -> bool:
         """Return whether all jobs are known and complete, with all their pictures."""
-        drawn = {run.config_sha256 for run in self._complete_runs() if not run.missing_pictures}
-        return bool(self.config_hashes) and drawn >= set(self.config_hashes)
+        runs = {run.config_sha256: run for run in self._complete_runs()}
+        return bool(self.jobs) and all(
+            sha256 in runs and not runs[sha256].pictures_to_draw(settings)
+            for sha256, settings in self.jobs.items()
+        )
 
     def count_incomplete(self) -> int:
         """Return the number of jobs that are not complete."""
-        if self.config_hashes:
+        if self.jobs:
             complete = {run.config_sha256 for run in self._complete_runs()}
-            return len(set(self.config_hashes) - complete)
+            return len(self.jobs.keys() - complete)
         runs = store.find_runs(self.directory)
         return sum(
             not run.complete and run.metrics != self.metrics_at_start.get(run.path) for run in runs
@@ -143,7 +148,7 @@ class Multirun:
     def count_not_started(self) -> int:
         """Return the number of jobs without a run's directory, as far as the jobs are known."""
         started = {run.config_sha256 for run in store.find_runs(self.directory)}
-        return len(set(self.config_hashes) - started)
+        return len(self.jobs.keys() - started)
 
     def _find_run(self, identity: dict[str, str]) -> store.Run | None:
         if not identity:
@@ -164,7 +169,7 @@ class Multirun:
         if not (completed and self.total):
             return ""
         jobs = self.total - number
-        if self.config_hashes:
+        if self.jobs:
             jobs = min(jobs, self.count_incomplete())  # later jobs may be complete already
         seconds = (time.time() - self.started) / completed * jobs
         return f", about {logs.format_duration(seconds)} left"
@@ -234,7 +239,7 @@ def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Act
     run = store.read_run(run_dir)
     if run is None or not identity:
         return _Action.START
-    if run.complete and run.missing_pictures:
+    if run.complete and run.pictures_to_draw(settings):
         return _Action.RESUME
     if run.complete:
         log.info("already completed by another process: %s", run_dir.name)

@@ -49,6 +49,15 @@ RUN_DIR_KEY = "hydra.run.dir"
 MAX_SLUG_LENGTH = 100
 
 
+def expected_pictures(pictures: bool, tsne_samples: int) -> list[str]:
+    """Return those of PICTURES that the settings ``pictures`` and ``tsne.samples`` ask for."""
+    return [
+        name
+        for name in PICTURES
+        if (pictures or not name.endswith(".png")) and (tsne_samples or name != TSNE)
+    ]
+
+
 def create_run_dir(path: Path, key: str) -> Path:
     """Create a directory for new results and return its absolute path.
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from mnistcnn.config.load import flatten
 from mnistcnn.config.schema import TrainSettings
 
-# What a run's pictures show.
+# Which pictures a run has, and what they show.
 PICTURE_KEYS = (
+    "pictures",
     "tsne.samples",
     "tsne.of",
     "tsne.perplexity",

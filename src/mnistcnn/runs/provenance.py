@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mnistcnn import __version__
@@ -16,6 +16,7 @@ PACKAGES = [
     "numpy",
     "scipy",
     "scikit-learn",
+    "openTSNE",
     "matplotlib",
 ]
 
@@ -23,7 +24,10 @@ PACKAGES = [
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
     versions = {"python": sys.version.split()[0], "mnistcnn": __version__}
-    return versions | {name: version(name) for name in PACKAGES}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # openTSNE, where there is no wheel
+            versions[name] = version(name)
+    return versions
 
 
 def git_commit() -> str | None:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mnistcnn.config.load import check_format, flatten, parse_config
-from mnistcnn.runs.directory import CONFIG, METRICS, PICTURES, PREDICTIONS
+from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.runs.directory import (
+    CONFIG,
+    METRICS,
+    PREDICTIONS,
+    expected_pictures,
+)
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
 from mnistcnn.system.errors import MnistcnnError, UsageError
@@ -97,7 +103,20 @@ class Run:
     def missing_pictures(self) -> list[str]:
         """Pictures of a complete run that have not been drawn as ``config.yaml`` says."""
         listed = self.metrics.get("missing_pictures")
-        return [name for name in PICTURES if name in listed] if isinstance(listed, list) else []
+        if not isinstance(listed, list):
+            return []
+        return [name for name in self._expected_pictures if name in listed]
+
+    @property
+    def _expected_pictures(self) -> list[str]:
+        samples = self.settings.get("tsne.samples", 1)
+        return expected_pictures(self.settings.get("pictures", True), samples)
+
+    def pictures_to_draw(self, requested: TrainSettings | EvaluateSettings) -> list[str]:
+        """Return the pictures that ``requested`` asks for and that are missing or were left out."""
+        drawn = set(self._expected_pictures) - set(self.missing_pictures)
+        expected = expected_pictures(requested.pictures, requested.tsne.samples)
+        return [name for name in expected if name not in drawn]
 
     @property
     def reason(self) -> str:

@@ -118,12 +118,20 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
     place_model(model, device)
     with update_record(run.path, LOG) as record:
         # before the settings change: if this process is killed, the next resume draws the pictures
-        record.values["missing_pictures"] = names
+        record.values["missing_pictures"] = list(dict.fromkeys([*names, *run.missing_pictures]))
         record.write()
-        pictures = replace(stored, tsne=settings.tsne, neighbours=settings.neighbours)
-        write_text(run.path / CONFIG, to_yaml(pictures))
+        write_text(run.path / CONFIG, to_yaml(_with_pictures(stored, settings)))
         redraw_pictures(names, model, splits, settings, run.history, record)
     return record.values
+
+
+def _with_pictures(stored: TrainSettings, requested: TrainSettings) -> TrainSettings:
+    """Return ``stored`` with the settings of the pictures that ``requested`` does not leave out."""
+    if not requested.pictures:
+        return stored
+    keeps_tsne = stored.pictures and not requested.tsne.samples
+    tsne = stored.tsne if keeps_tsne else requested.tsne
+    return replace(stored, pictures=True, tsne=tsne, neighbours=requested.neighbours)
 
 
 def _train_and_test(
