@@ -23,6 +23,7 @@ from mnistcnn.data.dataset import training_count
 from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.experiments.sweep_file import record_sweep
+from mnistcnn.kernels.selection import check_kernels
 from mnistcnn.runs.directory import (
     MAX_SLUG_LENGTH,
     RUN_DIR_KEY,
@@ -132,8 +133,15 @@ def job_settings(composed: DictConfig, config_name: str, overrides: Sequence[str
         settings = to_settings(SCHEMAS[config_name], composed)
     else:
         settings = resumed_settings(run_dir, _explicit_settings(composed, config_name, overrides))
-    resolve_device(settings.device)  # raises if this machine has no such device
+    _check_machine(settings)
     return settings
+
+
+def _check_machine(settings: TrainSettings | EvaluateSettings) -> None:
+    """Raise SettingError if this machine does not have the device or the kernels that are set."""
+    device = resolve_device(settings.device)
+    compile_mode = settings.compile if isinstance(settings, TrainSettings) else "none"
+    check_kernels(settings.kernels, device, settings.precision or "auto", compile_mode)
 
 
 def check_run(config: DictConfig, config_name: str) -> None:
@@ -203,8 +211,8 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
         total = len(settings)
     else:  # the sweeper chooses the settings of each job
         settings, total = [], sweeper.get("n_trials")
-    for device in {each.device for each in settings}:
-        resolve_device(device)  # raises if this machine has no such device
+    for each in settings:
+        _check_machine(each)
     concurrent = _concurrent_jobs(launcher, sweeper, len(settings))
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     existing = find_runs(sweep_dir) if sweep_dir.is_dir() else []

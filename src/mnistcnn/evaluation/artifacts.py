@@ -50,6 +50,7 @@ def describe_run(
         "model": {"name": settings.model.name, "parameters": model.parameter_count()},
         "data": splits.describe(),
         "device": devices.describe_device(model.mean.device),
+        "threads": torch.get_num_threads(),
         "precision": str(_resolve_precision(model, settings)).removeprefix("torch."),
     }
 

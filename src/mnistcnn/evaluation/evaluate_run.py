@@ -10,6 +10,7 @@ from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
 from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
+from mnistcnn.kernels.selection import select_kernels
 from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
 from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, RUN_DIR_KEY, create_run_dir
 from mnistcnn.runs.history import read_history
@@ -46,7 +47,8 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
         with record.phase("data"):
             splits = load_splits(train_settings.data, train_settings.seed).to(device)
         devices.place_model(model, device)
-        record.values |= describe_run(model, splits, train_settings)
+        kernels = select_kernels(model, settings.kernels, train_settings.precision, "none")
+        record.values |= describe_run(model, splits, train_settings) | {"kernels": kernels}
         record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}
         history = _read_training_history(path, checkpoint)
         write_artifacts(model, splits, train_settings, history, record, "finished")
@@ -67,6 +69,7 @@ def _apply_settings(train_settings: TrainSettings, settings: EvaluateSettings) -
     """Return the training settings with the overrides of the evaluation applied."""
     changes: dict[str, Any] = {
         "device": settings.device,
+        "kernels": settings.kernels,
         "pictures": settings.pictures,
         "tsne": settings.tsne,
         "neighbours": settings.neighbours,

@@ -16,7 +16,7 @@ X86_FLAGS = {
 GENERIC_FLAGS: dict[str, list[str]] = {"generic": []}
 
 
-class BuildKernels(build_ext):
+class BuildKernels(build_ext):  # type: ignore[misc]  # mypy does not read setuptools
     """Compile each extension once per instruction set; ``conv_block`` to ``conv_block_avx2``.
 
     With GCC the kernels use OpenMP: torch loads the same library, and its threads are shared. With

@@ -1,6 +1,8 @@
 """Compute a block of convolution, max-pooling and ReLU, by torch or by the C kernel."""
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,13 +45,32 @@ class ConvBlock(nn.Sequential):
         """Return (N, out_channels, H', W')."""
         conv = self.conv
         if not self.native or conv.stride[0] > 2 or conv.weight.numel() > MAX_WEIGHTS:
-            return super().forward(images)
+            output: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+            return output
         scale = None
         if self.training and self.dropout.p > 0:
             scale = dropout_scale(len(images), conv.out_channels, self.dropout.p)
         return native_conv_block(
             images, conv.weight, conv.bias, scale, conv.stride[0], int(conv.padding[0])
         )
+
+
+def conv_blocks(model: nn.Module) -> list[ConvBlock]:
+    """Return the blocks in a model, in order."""
+    return [module for module in model.modules() if isinstance(module, ConvBlock)]
+
+
+@contextlib.contextmanager
+def computed_by_torch(model: nn.Module) -> Iterator[None]:
+    """Let torch compute all blocks of a model inside the context."""
+    native_blocks = [block for block in conv_blocks(model) if block.native]
+    for block in native_blocks:
+        block.native = False
+    try:
+        yield
+    finally:
+        for block in native_blocks:
+            block.native = True
 
 
 def dropout_scale(count: int, channels: int, probability: float) -> Tensor:
@@ -92,7 +113,7 @@ class _ConvBlock(Function):
     """The differentiable form of :func:`native_conv_block`."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         images: Tensor,
         weight: Tensor,

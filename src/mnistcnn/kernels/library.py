@@ -11,7 +11,7 @@ import torch
 class Shape(ctypes.Structure):
     """The sizes of a block: the struct ``Shape`` in ``conv_block.c``."""
 
-    _fields_ = [  # noqa: RUF012  the type that ctypes expects
+    _fields_ = [
         (name, ctypes.c_int64)
         for name in (
             "images",

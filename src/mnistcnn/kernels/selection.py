@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from mnistcnn.kernels.conv_block import ConvBlock
+from mnistcnn.kernels.conv_block import conv_blocks
 from mnistcnn.kernels.library import load_library
 from mnistcnn.system.errors import SettingError
 
@@ -14,12 +14,26 @@ log = logging.getLogger(__name__)
 NOT_BUILT = "the C kernels are not built (installing the package with GCC or Clang builds them)"
 
 
+def kernels_obstacle(device: torch.device, precision: str, compile_mode: str) -> str | None:
+    """Return why the C kernels cannot be used; None if they can.
+
+    ``precision`` and ``compile_mode`` are the settings of these names.
+    """
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if precision == "bfloat16":
+        return "precision=bfloat16"
+    if compile_mode not in ("auto", "none"):
+        return f"compile={compile_mode}"
+    return NOT_BUILT if load_library() is None else None
+
+
 def check_kernels(setting: str, device: torch.device, precision: str, compile_mode: str) -> None:
-    """Check the setting ``kernels``, given the device and the settings named like the arguments.
+    """Check the setting ``kernels``.
 
     Raises SettingError if it is ``native`` and the C kernels cannot be used.
     """
-    obstacle = _obstacle(device, precision, compile_mode)
+    obstacle = kernels_obstacle(device, precision, compile_mode)
     if setting == "native" and obstacle is not None:
         raise SettingError("kernels", setting, f"auto or torch: {obstacle}")
 
@@ -32,22 +46,11 @@ def select_kernels(model: nn.Module, setting: str, precision: str, compile_mode:
     """
     device = next(model.parameters()).device
     check_kernels(setting, device, precision, compile_mode)
-    blocks = [module for module in model.modules() if isinstance(module, ConvBlock)]
-    obstacle = _obstacle(device, precision, compile_mode)
+    blocks = conv_blocks(model)
+    obstacle = kernels_obstacle(device, precision, compile_mode)
     if blocks and setting == "auto" and obstacle == NOT_BUILT:
         log.info("kernels=torch: %s", NOT_BUILT)
     native = bool(blocks) and setting != "torch" and obstacle is None
     for block in blocks:
         block.native = native
     return "native" if native else "torch"
-
-
-def _obstacle(device: torch.device, precision: str, compile_mode: str) -> str | None:
-    """Return why the C kernels cannot be used; None if they can."""
-    if device.type != "cpu":
-        return f"the device is {device.type}"
-    if precision == "bfloat16":
-        return "precision=bfloat16"
-    if compile_mode not in ("auto", "none"):
-        return f"compile={compile_mode}"
-    return NOT_BUILT if load_library() is None else None

@@ -3,6 +3,7 @@
 import torch
 
 from mnistcnn import IMAGE_SIZE
+from mnistcnn.kernels.conv_block import computed_by_torch
 from mnistcnn.models.classifier import Classifier
 
 
@@ -11,6 +12,7 @@ def layer_summary(model: Classifier) -> str:
 
     The shapes are those of the uncropped image (26 x 26 after the default network's first
     convolution, as in the report's Figure 3), even if the model crops its input to save time.
+    Torch computes all layers, since torchinfo lists only layers that are called.
     """
     from torchinfo import summary
 
@@ -19,6 +21,7 @@ def layer_summary(model: Classifier) -> str:
     crop_size = model.crop_size
     model.crop_size = IMAGE_SIZE
     try:
-        return str(summary(model, input_data=image, depth=4, verbose=0))
+        with computed_by_torch(model):
+            return str(summary(model, input_data=image, depth=4, verbose=0))
     finally:
         model.crop_size = crop_size

@@ -16,8 +16,8 @@ PICTURE_KEYS = (
     "neighbours.targets",
     "neighbours.k",
 )
-# Settings that may differ between equal runs: the device, compilation, kernels, the location of the data,
-# how often a checkpoint is saved and whether the last one is kept, and the pictures.
+# Settings that may differ between equal runs: the device, compilation, the kernels, the location of
+# the data, how often a checkpoint is saved and whether the last one is kept, and the pictures.
 NON_IDENTITY_KEYS = (
     "device",
     "compile",

@@ -14,6 +14,7 @@ from mnistcnn.evaluation.artifacts import (
     redraw_pictures,
     write_artifacts,
 )
+from mnistcnn.kernels.selection import NOT_BUILT, kernels_obstacle, select_kernels
 from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
@@ -63,7 +64,7 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
         else:
             refuse_existing_run(run_dir, RUN_DIR_KEY)  # again, with the lock held
             write_text(run_dir / CONFIG, to_yaml(settings))
-            metrics = _train_and_test(settings, run_dir, None)
+            metrics = _train_and_test(settings, run_dir, None, settings.kernels)
         # after all other files: a process that is killed before this leaves a complete run
         if not settings.checkpoint.keep_last:
             _remove_last_checkpoint(run_dir)
@@ -99,7 +100,30 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
                 "(checkpoint.keep_last=false removes it)"
             )
     load_images(settings.data)  # without the data, nothing is changed
-    return _train_and_test(settings, run_dir, load_resume_state(run_dir, settings))
+    resume_state = load_resume_state(run_dir, settings)
+    kernels = settings.kernels
+    if existing is not None and resume_state is not None:
+        kernels = _resumed_kernels(settings, existing)
+    return _train_and_test(settings, run_dir, resume_state, kernels)
+
+
+def _resumed_kernels(settings: TrainSettings, run: Run) -> str:
+    """Return the kernels with which a run was trained, if they are not set explicitly.
+
+    Raises UsageError if they are not built on this machine.
+    """
+    trained = run.metrics.get("kernels")
+    if settings.kernels != "auto" or trained not in ("native", "torch"):
+        return settings.kernels
+    device = resolve_device(settings.device)
+    obstacle = kernels_obstacle(device, settings.precision, settings.compile)
+    if trained == "native" and obstacle == NOT_BUILT:
+        command = format_command("mnistcnn.train", [override("resume", run.path), "kernels=torch"])
+        raise UsageError(
+            f"{run.path} was trained with kernels=native, but {NOT_BUILT}. "
+            f"To resume it with torch: {command}"
+        )
+    return trained if obstacle is None else "torch"
 
 
 def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
@@ -116,6 +140,7 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
     configure_process(device)
     splits = load_splits(settings.data, settings.seed).to(device)
     place_model(model, device)
+    select_kernels(model, settings.kernels, settings.precision, settings.compile)
     with update_record(run.path, LOG) as record:
         # before the settings change: if this process is killed, the next resume draws the pictures
         record.values["missing_pictures"] = list(dict.fromkeys([*names, *run.missing_pictures]))
@@ -135,7 +160,7 @@ def _with_pictures(stored: TrainSettings, requested: TrainSettings) -> TrainSett
 
 
 def _train_and_test(
-    settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None
+    settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None, kernels: str
 ) -> dict[str, Any]:
     identity = {"config_sha256": config_sha256(settings)}
     with record_run(run_dir, LOG, identity) as record:
@@ -150,12 +175,14 @@ def _train_and_test(
         with record.phase("data"):
             splits = load_splits(settings.data, settings.seed).to(device)
         model = build_model(settings, splits)
-        record.values |= describe_run(model, splits, settings)
+        kernels = select_kernels(model, kernels, settings.precision, settings.compile)
+        record.values |= describe_run(model, splits, settings) | {"kernels": kernels}
         log.info(
-            "%s with %s parameters on %s",
+            "%s with %s parameters on %s, kernels=%s",
             settings.model.name,
             f"{model.parameter_count():,}",
             describe_device(device),
+            kernels,
         )
         resumed_epochs = 0 if resume_state is None else resume_state.checkpoint.epoch
         if resume_state is not None:
