@@ -25,15 +25,15 @@ class BuildKernels(build_ext):  # type: ignore[misc]  # mypy does not read setup
     """
 
     def finalize_options(self) -> None:
-        """Replace each extension by its variants."""
+        """Replace each extension by its variants, for this command only."""
         is_x86 = platform.machine().lower() in ("x86_64", "amd64")
         flags = X86_FLAGS if is_x86 else GENERIC_FLAGS
+        declared = self.distribution.ext_modules
         self.distribution.ext_modules = [
-            _variant(extension, name, flags[name])
-            for extension in self.distribution.ext_modules
-            for name in flags
+            _variant(extension, name, flags[name]) for extension in declared for name in flags
         ]
         super().finalize_options()
+        self.distribution.ext_modules = declared
 
     def build_extension(self, ext: Extension) -> None:
         """Compile one variant."""
