@@ -72,7 +72,7 @@ def augment_batch(
         images = gaussian_blur(images, parameters.sigma, radius)
     if settings.brightness != [1.0, 1.0]:
         images = adjust_brightness(images, parameters.brightness)
-    if settings.rotation or settings.shear or settings.flip or settings.scale != [1.0, 1.0]:
+    if _has_affine(settings):
         images = affine(
             images,
             parameters.angle,
@@ -82,6 +82,17 @@ def augment_batch(
             settings.interpolation,
         )
     return images
+
+
+def has_effect(settings: AugmentSettings) -> bool:
+    """Return whether :func:`augment_batch` applies any transform with these settings."""
+    has_brightness = settings.brightness != [1.0, 1.0]
+    return blur_radius(settings) > 0 or has_brightness or _has_affine(settings)
+
+
+def _has_affine(settings: AugmentSettings) -> bool:
+    is_scaled = settings.scale != [1.0, 1.0]
+    return bool(settings.rotation or settings.shear or settings.flip or is_scaled)
 
 
 def affine(

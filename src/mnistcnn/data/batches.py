@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mnistcnn.config.schema import TrainSettings
-from mnistcnn.data.augment import augment_batch, sample_parameters
+from mnistcnn.data.augment import augment_batch, has_effect, sample_parameters
 from mnistcnn.data.images import Images
 from mnistcnn.system.random_streams import Stream, torch_generator
 
@@ -72,7 +72,7 @@ def training_batches(images: Images, settings: TrainSettings, epoch: int, skip: 
     epoch starts where the previous one ended, and may cover part of a pass over the images or
     several passes.
     """
-    device, count = images.labels.device, len(images)
+    device, count, augments = images.labels.device, len(images), has_effect(settings.aug)
     slices = list(batch_slices(count, settings.batch_size))
     epoch_steps = steps_per_epoch(settings, count)
     first_step = (epoch - 1) * epoch_steps + skip  # since the start of training
@@ -81,8 +81,12 @@ def training_batches(images: Images, settings: TrainSettings, epoch: int, skip: 
         if step == first_step or position == 0:
             pass_number = completed_passes + 1
             order = pass_order(settings.seed, pass_number, count).to(device)
-            generator = torch_generator(settings.seed, Stream.AUGMENT, pass_number)
-            parameters = sample_parameters(settings.aug, count, generator).to(device)
+            if augments:
+                generator = torch_generator(settings.seed, Stream.AUGMENT, pass_number)
+                parameters = sample_parameters(settings.aug, count, generator).to(device)
         part = slices[position]
         batch = images.take(order[part])
-        yield augment_batch(to_float(batch.pixels), parameters[part], settings.aug), batch.labels
+        inputs = to_float(batch.pixels)
+        if augments:
+            inputs = augment_batch(inputs, parameters[part], settings.aug)
+        yield inputs, batch.labels

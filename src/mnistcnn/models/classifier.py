@@ -35,7 +35,7 @@ class Classifier(nn.Module):
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the penultimate features (N, F) and the logits (N, 10)."""
         images = images[:, :, : self.crop_size, : self.crop_size]
-        features = self.body((images - self.mean) / self.std)
+        features = self.body((images - self.mean).div_(self.std))
         # The head may have more outputs than there are classes (4096 in the report's custom
         # network). The first ten are the classes, the others are unused.
         return features, self.head(features)[:, :NUM_CLASSES]
