@@ -1,7 +1,6 @@
 """Build torch's losses, optimizers and learning-rate schedulers by name."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 
 from torch.nn import Parameter
@@ -40,14 +39,18 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
-def build_optimizer(settings: OptimizerSettings, parameters: Iterable[Parameter]) -> Optimizer:
-    """Return torch's optimizer with these settings as arguments, in its fastest implementation."""
+def build_optimizer(settings: OptimizerSettings, parameters: Parameter) -> Optimizer:
+    """Return torch's optimizer with these settings as arguments, in its fastest implementation.
+
+    ``parameters`` are those of a model, from :func:`flatten_parameters`.
+    """
     arguments = asdict(settings)
     optimizer_class: type = OPTIMIZERS[arguments.pop("name")]
-    # fused: one kernel for the whole update; foreach: one per operation, over all parameters
-    implementation = "fused" if optimizer_class in (Adam, AdamW, SGD) else "foreach"
-    optimizer_class = without_dynamo_wrappers(optimizer_class)
-    return optimizer_class(parameters, **arguments, **{implementation: True})
+    if optimizer_class in (Adam, AdamW, SGD):
+        arguments["fused"] = True  # one operation for the whole update
+    else:
+        arguments["foreach"] = False  # which is for many parameters, and slower for a single one
+    return without_dynamo_wrappers(optimizer_class)([parameters], **arguments)
 
 
 def check_steps(settings: SchedulerSettings, steps: int) -> None:

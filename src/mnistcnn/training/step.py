@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnistcnn.evaluation.inference import autocast
 from mnistcnn.system.errors import MnistcnnError
+from mnistcnn.training.flat_parameters import zero_gradients
 
 # reading a loss from an accelerator waits for it to finish: read this many losses at a time
 SYNC_EVERY = 100
@@ -129,7 +130,7 @@ def training_step(
         logits = forward(images)
     loss = loss_fn(logits.float(), labels)
     metrics.add(loss, (logits.detach().argmax(dim=1) == labels).sum(), len(labels), lr)
-    optimizer.zero_grad(set_to_none=False)
+    zero_gradients(optimizer)
     loss.backward()
     optimizer.step()
     scheduler.step()

@@ -75,7 +75,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(settings, len(splits.train))
         self.forward = compiled_forward(model, settings.compile)
         self.loss_fn = LOSSES[settings.loss]
-        self.optimizer = build_optimizer(settings.optimizer, [flatten_parameters(model)])
+        self.optimizer = build_optimizer(settings.optimizer, flatten_parameters(model))
         self.scheduler = build_scheduler(
             settings.scheduler, self.optimizer, settings.epochs, self.steps_per_epoch
         )
