@@ -19,6 +19,7 @@ from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.system.devices import resolve_precision
 from mnistcnn.training.compiled_forward import compiled_forward
+from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
 from mnistcnn.training.step import TrainMetrics, training_step
 from mnistcnn.training.trainer import build_model
@@ -107,7 +108,7 @@ class Context:
         """
         settings, images = self.settings(*overrides), self.splits.train
         model = build_model(settings, self.splits)
-        optimizer = build_optimizer(settings.optimizer, model.parameters())
+        optimizer = build_optimizer(settings.optimizer, flatten_parameters(model))
         steps = steps_per_epoch(settings, len(images))
         scheduler = build_scheduler(settings.scheduler, optimizer, settings.epochs, steps)
         forward = compiled_forward(model, settings.compile)

@@ -76,28 +76,22 @@ def checkpoint_sizes(model: ModelSettings, optimizer: OptimizerSettings) -> Chec
     with torch.device("meta"):
         network = create_model(model)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    parameters = list(network.parameters())
-    elements = sum(parameter.numel() for parameter in parameters)
-    per_element, per_parameter = _optimizer_state_sizes(optimizer)
-    state = per_element * elements + per_parameter * len(parameters)
+    state = _optimizer_state_size(optimizer) * network.parameter_count()
     return CheckpointSizes(weights + BEST_OVERHEAD, weights + state + LAST_OVERHEAD)
 
 
-def _optimizer_state_sizes(settings: OptimizerSettings) -> tuple[int, int]:
-    """Return the bytes of optimizer state per element of a parameter, and per parameter.
+def _optimizer_state_size(settings: OptimizerSettings) -> int:
+    """Return the bytes of optimizer state per parameter of a network.
 
-    They are those after a step with a parameter of two elements: the fused optimizers do not work
+    It is measured after a step with a tensor of two parameters: the fused optimizers do not work
     on the meta device.
     """
     parameter = Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)
-    optimizer = build_optimizer(settings, [parameter])
+    optimizer = build_optimizer(settings, parameter)
     optimizer.step()
-    state = list(optimizer.state[parameter].values())
-    return (
-        sum(tensor.element_size() for tensor in state if tensor.numel() == 2),
-        sum(tensor.nbytes for tensor in state if tensor.numel() == 1),
-    )
+    state = optimizer.state[parameter].values()
+    return sum(tensor.element_size() for tensor in state if tensor.numel() == 2)
 
 
 def _format_size(size: float) -> str:
