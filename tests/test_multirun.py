@@ -25,7 +25,17 @@ from mnistcnn.config.load import to_yaml
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.experiments import multirun
 from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
-from mnistcnn.runs.directory import CONFIG, HISTORY, LOG, METRICS, PREDICTIONS, create_run_dir
+from mnistcnn.runs.directory import (
+    CONFIG,
+    HISTORY,
+    LOG,
+    METRICS,
+    MODEL_SUMMARY,
+    PICTURES,
+    PREDICTIONS,
+    TSNE,
+    create_run_dir,
+)
 from mnistcnn.runs.history import append_history
 from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.metrics_file import record_run
@@ -460,6 +470,47 @@ def test_a_job_that_is_killed_while_it_draws_is_complete(tmp_path, monkeypatch, 
     assert error == pytest.approx(0.09)  # of make_run
     assert f"run 1 of 1: {KILLED}; not drawn: tsne.png" in caplog.text
     assert sweep.count_incomplete() == 0 and not sweep.is_complete()
+
+
+PNG_FILES = [name for name in PICTURES if name.endswith(".png")]
+
+
+@pytest.mark.parametrize(
+    ("run_overrides", "sweep_overrides", "expected"),
+    [
+        ("pictures=false", "pictures=true", PNG_FILES),
+        ("pictures=false", "pictures=false", []),
+        ("pictures=true", "pictures=false", []),
+        ("tsne.samples=0", "tsne.samples=20", [TSNE]),
+        ("tsne.samples=20", "tsne.samples=0", []),
+        ("tsne.samples=20", "tsne.samples=30", []),
+        ("pictures=false", "tsne.samples=0", [name for name in PNG_FILES if name != TSNE]),
+    ],
+)
+def test_a_repeated_sweep_draws_only_pictures_that_were_left_out(
+    tmp_path, monkeypatch, run_overrides, sweep_overrides, expected
+):
+    run = make_run(tmp_path / "run", run_overrides)
+    job = settings(sweep_overrides)
+    assert run.config_sha256 == config_sha256(job)
+    assert run.pictures_to_draw(job) == expected
+
+    started = []
+    monkeypatch.setattr(
+        multirun.subprocesses, "run_in_subprocess", lambda *_, **__: started.append(1) or 0
+    )
+    sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
+    assert sweep.is_complete() == (not expected) and sweep.count_incomplete() == 0
+    sweep.run_job(quick_task, job, run.path, 0)
+    assert started == ([1] if expected else [])
+    identity = {"config_sha256": config_sha256(job)}
+    action = multirun._Action.RESUME if expected else multirun._Action.SKIP
+    assert multirun._next_action(job, run.path, identity) is action
+
+
+def test_pictures_that_failed_before_they_were_left_out_are_not_missing(tmp_path):
+    run = make_run(tmp_path / "run", "pictures=false", missing_pictures=[TSNE, MODEL_SUMMARY])
+    assert run.missing_pictures == [MODEL_SUMMARY]
 
 
 # Messages ----------------------------------------------------------------------------------------

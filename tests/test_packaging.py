@@ -105,6 +105,22 @@ def test_pre_commit_runs_the_ruff_that_the_tests_require():
     assert revision.removeprefix("v") in ruff.specifier
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "expected"),
+    [
+        ("Linux", "x86_64", True),
+        ("Linux", "aarch64", False),
+        ("Darwin", "arm64", True),
+        ("Windows", "AMD64", True),
+    ],
+)
+def test_open_tsne_is_required_where_it_has_a_wheel(system, machine, expected):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (required,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "openTSNE")
+    platform = {"platform_system": system, "platform_machine": machine}
+    assert required.marker.evaluate(platform) == expected
+
+
 def test_the_forms_and_workflows_are_valid_yaml():
     files = sorted((ROOT / ".github").rglob("*.yml"))
     assert len(files) == 4

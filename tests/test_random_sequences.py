@@ -29,9 +29,8 @@ from mnistcnn.runs.directory import (
     CURVES,
     LAST,
     METRICS,
-    PICTURES,
     PREDICTIONS,
-    RESULT_FILES,
+    expected_pictures,
 )
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.identity import config_sha256
@@ -146,7 +145,7 @@ def run_with_fault(
 ) -> None:
     """Call ``function(path, argument)`` with a fault in this process, and log its output."""
     write_data_instead_of_pictures()
-    embedding.tsne = lambda features, *_: features[:, :2]
+    embedding.tsne = lambda features, *_: embedding.Embedding(features[:, :2], 0.5, "openTSNE")
     fault(random.Random(seed))
     # not buffered: the process may be killed
     with (
@@ -202,6 +201,7 @@ class Sequence:
             ("device", "cpu"),
             ("tsne.samples", 25),
             ("neighbours.k", 2),
+            ("pictures", self.generator.choice([True, False])),
             ("checkpoint.minutes", 0.0),
         ]
         epochs = self.settings().epochs
@@ -266,10 +266,12 @@ class Sequence:
             accuracy = (file["labels"] == file["predictions"]).mean()
         assert accuracy == run.metrics["test"]["accuracy"]
         # a process that is killed while it draws leaves pictures listed that it has drawn
-        absent = {name for name in PICTURES if not (folder / name).exists()}
+        settings_of_folder = read_settings((folder / CONFIG).read_text(), folder / CONFIG)
+        expected = expected_pictures(settings_of_folder.pictures, settings_of_folder.tsne.samples)
+        absent = {name for name in expected if not (folder / name).exists()}
         if folder != self.run_dir:  # curves need the history of the run
             absent.discard(CURVES)
-        assert absent <= set(run.missing_pictures) <= set(PICTURES)
+        assert absent <= set(run.missing_pictures) <= set(expected)
         if folder == self.run_dir:
             assert run.metrics["config_sha256"] == config_sha256(self.settings())
             assert run.metrics["epochs"] == self.settings().epochs == len(read_history(folder))
@@ -289,8 +291,9 @@ class Sequence:
             f"epochs={final.epochs}",
             f"tsne.samples={final.tsne.samples}",
             f"neighbours.k={final.neighbours.k}",
+            f"pictures={final.pictures}",
         )
-        for name in RESULT_FILES:
+        for name in (PREDICTIONS, *expected_pictures(final.pictures, final.tsne.samples)):
             actual = (self.run_dir / name).read_bytes()
             assert actual == (expected / name).read_bytes(), name
         assert without_measurements(run.metrics) == without_measurements(read_run(expected).metrics)

@@ -439,6 +439,14 @@ def test_predictions_and_pictures_remain_while_epochs_are_added(run, monkeypatch
     assert (run / CURVES).read_bytes() != before[CURVES]
 
 
+def test_pictures_of_an_earlier_epoch_do_not_remain(run):
+    assert (run / TSNE).exists()
+    train_run(settings(*FOUR_EPOCHS, "epochs=5", "pictures=false"), run, resume=True)
+    assert list(run.glob("*.png")) == []
+    metrics = read_metrics(run)
+    assert metrics["epochs"] == 5 and metrics["missing_pictures"] == [] and "tsne" not in metrics
+
+
 # The command line --------------------------------------------------------------------------------
 
 
@@ -457,6 +465,19 @@ def test_a_path_without_a_run_is_refused(command, tmp_path, path):
 # Sweeps ------------------------------------------------------------------------------------------
 
 SWEEP = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
+
+
+def test_a_repeated_sweep_draws_the_pictures_that_it_had_left_out(command, tmp_path):
+    code, out, err = command(train.main, *SWEEP, "pictures=false")
+    (run,) = find_runs(tmp_path / "sweep")
+    assert (code, err) == (0, "") and "seed" in out
+    assert list(run.path.glob("*.png")) == [] and (tmp_path / "sweep" / "summary.md").exists()
+    before = read_files(run.path)
+    assert command(train.main, *SWEEP, "pictures=false")[0] == 0
+    assert read_files(run.path) == before
+    code, _, err = command(train.main, *SWEEP)
+    assert (code, err) == (0, "") and len(list(run.path.glob("*.png"))) == 6
+    assert (run.path / BEST).read_bytes() == before[BEST]
 
 
 def test_a_sweep_restarts_a_run_with_a_corrupt_checkpoint(command, tmp_path):

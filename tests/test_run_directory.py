@@ -144,6 +144,11 @@ def test_a_run_resumed_with_different_code_logs_a_warning(tmp_path):
 
 def test_provenance():
     assert {"python", "torch", "mnistcnn"} <= package_versions().keys()
+
+
+def test_versions_omit_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ["torch", "no-such-package"])
+    assert package_versions().keys() == {"python", "mnistcnn", "torch"}
     commit = git_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
     assert peak_memory_bytes() > 10e6

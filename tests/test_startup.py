@@ -14,6 +14,7 @@ from .conftest import ROOT, TINY, settings
 # slow to import, and not needed for training
 SLOW_MODULES = [
     "matplotlib",
+    "openTSNE",
     "scipy",
     "sklearn",
     "torch._dynamo",
@@ -94,12 +95,14 @@ def test_a_training_step_imports_no_slow_modules():
 
 def test_the_modules_preloaded_for_jobs_are_complete(tmp_path):
     lines = [
+        "from contextlib import suppress",
         "from importlib import import_module",
         "from pathlib import Path",
-        "from mnistcnn.experiments.multirun import PRELOAD_MODULES",
+        "from mnistcnn.experiments.multirun import PRELOAD_FOR_PICTURES, PRELOAD_MODULES",
         "from tests.conftest import settings",
-        "for name in PRELOAD_MODULES:",
-        "    import_module(name)",
+        "for name in PRELOAD_MODULES + PRELOAD_FOR_PICTURES:",
+        "    with suppress(ModuleNotFoundError):  # openTSNE is not installed everywhere",
+        "        import_module(name)",
         "preloaded = set(sys.modules)",
         "from mnistcnn.training.train_run import train_run",
         f"train_run(settings(*{TINY}), Path({str(tmp_path / 'run')!r}))",
@@ -107,6 +110,21 @@ def test_the_modules_preloaded_for_jobs_are_complete(tmp_path):
         "print([name for name in late if name.count('.') < 2])",  # deeper modules are small
     ]
     assert run_python(*lines) == "[]"
+
+
+def test_a_run_without_pictures_imports_no_modules_for_them(tmp_path):
+    overrides = [*TINY, "pictures=false"]
+    lines = [
+        "from pathlib import Path",
+        "from mnistcnn.experiments.multirun import PRELOAD_MODULES",
+        "from tests.conftest import settings",
+        "for name in PRELOAD_MODULES:",
+        "    __import__(name)",
+        "from mnistcnn.training.train_run import train_run",
+        f"train_run(settings(*{overrides}), Path({str(tmp_path / 'run')!r}))",
+        "print(slow_modules())",
+    ]
+    assert run_python(*lines) == "['scipy', 'sklearn', 'torchinfo']"
 
 
 def train_with(optimizer_class: type, **arguments) -> list[torch.Tensor]:

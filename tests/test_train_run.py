@@ -4,13 +4,14 @@ import csv
 import json
 import logging
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
 from mnistcnn import evaluate, train
-from mnistcnn.config.load import FORMAT, read_settings
+from mnistcnn.config.load import FORMAT, read_settings, to_yaml
 from mnistcnn.data.batches import evaluation_batches, to_float
 from mnistcnn.data.dataset import load_splits
 from mnistcnn.evaluation import evaluate_run as evaluate_run_module
@@ -24,6 +25,7 @@ from mnistcnn.runs.directory import (
     CONFIG,
     CONFUSION_CSV,
     CURVES,
+    EVALUATE_LOG,
     HISTORY,
     LAST,
     LOG,
@@ -61,6 +63,9 @@ ALL_FILES = {
 }
 
 
+PNG_FILES = {name for name in ALL_FILES if name.endswith(".png")}
+
+
 def file_names(run_dir) -> set[str]:
     return {file.name for file in run_dir.iterdir()} - {LOCK_FILE}
 
@@ -93,6 +98,10 @@ def test_metrics(finished_run):
     assert metrics["peak_memory_bytes"] > 50e6
     assert {"data", "fit", "test", "tsne.png", "total"} <= metrics["seconds"].keys()
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
+    library = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
+    assert metrics["tsne"]["library"] == library and library in metrics["versions"]
+    assert 0.1 < metrics["tsne"]["kl_divergence"] < 2
+    assert round(metrics["tsne"]["kl_divergence"], 3) == metrics["tsne"]["kl_divergence"]
     for split in ("train", "validation", "test"):
         score = metrics[split]
         assert score["accuracy"] + score["error"] == pytest.approx(1)
@@ -435,7 +444,63 @@ def test_resume_draws_a_complete_run_with_other_picture_settings(
     assert override.partition("=")[2] in (run_dir / CONFIG).read_text()
     metrics = read_metrics(run_dir)
     original = read_metrics(finished_run)
-    assert {k for k in original if metrics[k] != original[k]} == {"seconds"}
+    changed = {"seconds", "tsne"} if picture == "tsne.png" else {"seconds"}
+    assert {k for k in original if metrics[k] != original[k]} == changed
+
+
+@pytest.mark.parametrize(
+    ("without", "left_out", "later"),
+    [
+        ("pictures=false", PNG_FILES, "pictures=true"),
+        ("tsne.samples=0", {"tsne.png"}, "tsne.samples=60"),
+    ],
+)
+def test_pictures_that_a_run_leaves_out_can_be_drawn_later(
+    tmp_path, command, without, left_out, later
+):
+    run_dir, at_once = tmp_path / "run", tmp_path / "at-once"
+
+    def resume(*overrides: str) -> dict[str, bytes]:
+        assert command(train.main, f"resume={run_dir}", *overrides)[::2] == (0, "")
+        return {name: (run_dir / name).read_bytes() for name in file_names(run_dir)}
+
+    train_run(settings(*TINY, without), run_dir)
+    metrics = read_metrics(run_dir)
+    assert file_names(run_dir) == ALL_FILES - left_out
+    assert metrics["status"] == "finished" and metrics["missing_pictures"] == []
+    assert read_run(run_dir).complete and "tsne" not in metrics
+    before = resume()
+    assert before[METRICS] == json.dumps(metrics, indent=2).encode() + b"\n"
+
+    complete = resume(later)
+    train_run(settings(*TINY), at_once)
+    for name in [CONFIG, *PNG_FILES]:
+        assert complete[name] == (at_once / name).read_bytes(), name
+    assert read_metrics(run_dir)["tsne"] == read_metrics(at_once)["tsne"]
+    assert read_metrics(run_dir)["missing_pictures"] == []
+    unchanged = complete.keys() - {CONFIG, LOG, METRICS, *left_out}
+    assert all(complete[name] == before[name] for name in unchanged)
+    assert resume(without) == complete  # pictures remain
+
+
+def test_only_the_pictures_that_are_not_left_out_are_drawn_again(tmp_path):
+    run_dir = tmp_path / "run"
+    train_run(settings(*TINY, "pictures=false"), run_dir)
+    train_run(settings(*TINY, "tsne.samples=0"), run_dir, resume=True)
+    assert file_names(run_dir) == ALL_FILES - {"tsne.png"}
+    train_run(settings(*TINY), run_dir, resume=True)
+    tsne = (run_dir / "tsne.png").read_bytes()
+    train_run(settings(*TINY, "tsne.samples=0", "neighbours.k=3"), run_dir, resume=True)
+    assert (run_dir / "tsne.png").read_bytes() == tsne
+    assert (run_dir / CONFIG).read_text() == to_yaml(settings(*TINY, "neighbours.k=3"))
+
+
+def test_an_evaluation_without_pictures(finished_run, tmp_path):
+    metrics = evaluate_run(evaluate_settings(finished_run, "pictures=false"), tmp_path / "a")
+    files = {CONFIG, METRICS, EVALUATE_LOG, PREDICTIONS, CONFUSION_CSV, MODEL_SUMMARY}
+    assert file_names(tmp_path / "a") == files
+    assert metrics["missing_pictures"] == [] and "tsne" not in metrics
+    assert read_run(tmp_path / "a").complete
 
 
 def test_a_picture_that_cannot_be_drawn_again_remains(finished_run, tmp_path, monkeypatch):

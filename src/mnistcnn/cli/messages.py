@@ -98,6 +98,8 @@ def _wrong_type(error: ValidationError) -> str:
     match = re.match(r"Incompatible value 'None' for field of type '(\w+)'", message)
     if match and match[1] in TYPE_NAMES:
         return f"null is not {TYPE_NAMES[match[1]]}"
+    if match := re.match("Value (.*) is not a valid bool", message):
+        return f"{match[1]} is not true or false"
     if "is not a ListConfig" in message:
         return f"it must be a list: {error.full_key}=[...]"
     if "is not a subclass of" in message or "is not Optional" in message:

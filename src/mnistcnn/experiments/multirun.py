@@ -26,7 +26,7 @@ from mnistcnn.training import resume
 log = logging.getLogger(__name__)
 
 # Modules that a run needs and that are slow to import. Those that are not installed are ignored.
-PRELOAD_MODULES = ["mnistcnn.training.train_run", "torchinfo"]
+PRELOAD_MODULES = ["mnistcnn.training.train_run", "sklearn.metrics", "torchinfo"]
 PRELOAD_FOR_PICTURES = [
     "mnistcnn.evaluation.matplotlib_import",  # before other modules of matplotlib
     "matplotlib.figure",
