@@ -81,26 +81,25 @@ static void unpad(const Shape *s, const Sizes *z, const float *padded, float *im
         return (vec##lanes)((mask & (ints##lanes)a) | (~mask & (ints##lanes)b));                   \
     }                                                                                              \
                                                                                                    \
-    /* Compute `windows` (1 or 2) neighbouring outputs of `used` channels. */                      \
-    INLINE void windows##lanes(const float *image, const Sizes *z, int64_t in_channels,            \
-                               const int stride, int64_t relu, const float *packed,                \
-                               const float *bias, const float *scale, const int windows,           \
-                               int64_t used, int64_t out_channels, float *output,                  \
+    /* Compute the outputs of `windows` (1 or 2) pooling windows, for `used` channels. The kernel's   \
+     * first pixels are at image[window], the outputs at output[offset[window]]. */                \
+    INLINE void windows##lanes(const int windows, const float *const *image, const Sizes *z,       \
+                               int64_t in_channels, int64_t stride, int64_t relu,                  \
+                               const float *packed, const float *bias, const float *scale,         \
+                               int64_t used, const int64_t *offset, float *output,                 \
                                uint8_t *position) {                                                \
-        vec##lanes sums[8], b, weights;                                                             \
+        vec##lanes sums[8], b, weights;                                                            \
         memcpy(&b, bias, sizeof b);                                                                \
         for (int i = 0; i < 4 * windows; i++)                                                      \
             sums[i] = b;                                                                           \
         int64_t down = stride * z->row, right = stride * in_channels;                              \
-        for (int ky = 0; ky < 3; ky++) {                                                           \
-            const float *row = image + ky * z->row;                                                \
+        for (int ky = 0; ky < 3; ky++)                                                             \
             for (int64_t j = 0; j < 3 * in_channels; j++, packed += lanes) {                       \
                 memcpy(&weights, packed, sizeof weights);                                          \
                 UNROLL for (int i = 0; i < 4 * windows; i++)                                       \
                     sums[i] +=                                                                     \
-                        weights * row[j + (i / 2 % 2) * down + (i / 4 * 2 + i % 2) * right];       \
+                        weights * image[i / 4][ky * z->row + j + i / 2 % 2 * down + i % 2 * right];\
             }                                                                                      \
-        }                                                                                          \
         for (int window = 0; window < windows; window++) {                                         \
             vec##lanes largest = sums[4 * window];                                                 \
             ints##lanes where = {0};                                                               \
@@ -121,36 +120,32 @@ static void unpad(const Shape *s, const Sizes *z, const float *padded, float *im
                 largest *= factor;                                                                 \
                 where |= (factor == 0) & INACTIVE;                                                 \
             }                                                                                      \
-            memcpy(output + window * out_channels, &largest, used * sizeof(float));                \
+            memcpy(output + offset[window], &largest, used * sizeof(float));                       \
             if (position) {                                                                        \
                 bytes##lanes bytes = __builtin_convertvector(where, bytes##lanes);                 \
-                memcpy(position + window * out_channels, &bytes, used);                            \
+                memcpy(position + offset[window], &bytes, used);                                   \
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
     INLINE void image##lanes(const float *image, const Sizes *z, int64_t in_channels,              \
-                             const int stride, int64_t relu, const float *packed,                  \
+                             int64_t stride, int64_t relu, const float *packed,                    \
                              const float *bias, const float *scale, int64_t used,                  \
                              int64_t out_channels, float *output, uint8_t *position) {             \
-        for (int64_t y = 0; y < z->out_height; y++) {                                              \
-            const float *row = image + 2 * y * stride * z->row;                                    \
-            for (int64_t x = 0; x < z->out_width;) {                                               \
-                const float *start = row + 2 * x * stride * in_channels;                           \
-                int64_t offset = (y * z->out_width + x) * out_channels;                            \
-                float *out = output + offset;                                                      \
-                uint8_t *where = position ? position + offset : NULL;                              \
-                if (x + 1 < z->out_width) {                                                        \
-                    windows##lanes(start, z, in_channels, stride, relu, packed, bias, scale, 2,    \
-                                   used, out_channels, out, where);                                \
-                    x += 2;                                                                        \
-                } else {                                                                           \
-                    windows##lanes(start, z, in_channels, stride, relu, packed, bias, scale, 1,    \
-                                   used, out_channels, out, where);                                \
-                    x += 1;                                                                        \
-                }                                                                                  \
+        const float *start[2];                                                                     \
+        int64_t offset[2], waiting = 0;                                                            \
+        for (int64_t y = 0; y < z->out_height; y++)                                                \
+            for (int64_t x = 0; x < z->out_width; x++) {                                           \
+                start[waiting] = image + 2 * y * stride * z->row + 2 * x * stride * in_channels;   \
+                offset[waiting] = (y * z->out_width + x) * out_channels;                           \
+                waiting = !waiting;                                                                \
+                if (!waiting)                                                                      \
+                    windows##lanes(2, start, z, in_channels, stride, relu, packed, bias, scale,    \
+                                   used, offset, output, position);                                \
             }                                                                                      \
-        }                                                                                          \
+        if (waiting)                                                                               \
+            windows##lanes(1, start, z, in_channels, stride, relu, packed, bias, scale, used,      \
+                           offset, output, position);                                              \
     }
 
 DEFINE_FORWARD(8)
@@ -183,7 +178,7 @@ static void pack(const Shape *s, const Sizes *z, const float *weights, const flo
 }
 
 /* Inlined with constants for the most frequent sizes, so that the compiler unrolls the loops. */
-INLINE void forward_image(const Shape *s, const Sizes *z, int64_t in_channels, const int stride,
+INLINE void forward_image(const Shape *s, const Sizes *z, int64_t in_channels, int64_t stride,
                           int64_t relu, const float *image, const float *packed,
                           const float *bias, const float *scale, float *output,
                           uint8_t *position) {
@@ -369,9 +364,10 @@ static void backward_image(const Shape *s, const Sizes *z, const float *image,
 
 /* The same for images of one channel whose own gradient is not needed. The lanes of a vector are
  * output channels, since a kernel's row has only three weights. */
-static void backward_gray_image(const Shape *s, const Sizes *z, const float *image,
-                                const uint8_t *position, const float *grad_output,
-                                const float *scale, float *grad_weights, float *grad_bias) {
+INLINE void backward_gray_image(const Shape *s, const Sizes *z, const int stride,
+                                const float *image, const uint8_t *position,
+                                const float *grad_output, const float *scale,
+                                float *grad_weights, float *grad_bias) {
     for (int64_t channel = 0; channel < s->out_channels; channel += 8) {
         int64_t used = s->out_channels - channel < 8 ? s->out_channels - channel : 8;
         vec8 sums[9] = {0}, bias = {0}, factor = {0};
@@ -381,7 +377,7 @@ static void backward_gray_image(const Shape *s, const Sizes *z, const float *ima
             factor += 1;
         for (int64_t i = 0; i < z->out_height * z->out_width; i++) {
             int64_t y = i / z->out_width * 2, x = i % z->out_width * 2;
-            const float *start = image + y * s->stride * z->row + x * s->stride;
+            const float *start = image + y * stride * z->row + x * stride;
             vec8 gradient = {0};
             bytes8 bytes = {0};
             int64_t k = i * s->out_channels + channel;
@@ -394,12 +390,19 @@ static void backward_gray_image(const Shape *s, const Sizes *z, const float *ima
             }
             gradient *= factor;
             ints8 where = __builtin_convertvector(bytes, ints8);
+            vec8 part[4];
             for (int p = 0; p < 4; p++) {
-                vec8 part = (vec8)((where == p) & (ints8)gradient);
-                const float *corner = start + (p / 2 * z->row + p % 2) * s->stride;
-                bias += part;
-                for (int tap = 0; tap < 9; tap++)
-                    sums[tap] += part * corner[tap / 3 * z->row + tap % 3];
+                part[p] = (vec8)((where == p) & (ints8)gradient);
+                bias += part[p];
+            }
+            UNROLL for (int row = 0; row < 3 + stride; row++)
+            UNROLL for (int column = 0; column < 3 + stride; column++) {
+                float pixel = start[row * z->row + column];
+                UNROLL for (int p = 0; p < 4; p++) {
+                    int ky = row - p / 2 * stride, kx = column - p % 2 * stride;
+                    if (0 <= ky && ky < 3 && 0 <= kx && kx < 3)
+                        sums[3 * ky + kx] += part[p] * pixel;
+                }
             }
         }
         for (int64_t lane = 0; lane < used; lane++) {
@@ -445,8 +448,12 @@ int conv_block_backward(const Shape *s, const float *input, const float *weights
             const float *gradient = grad_output + n * out_pixels * s->out_channels;
             const float *factors = scale ? scale + n * s->out_channels : NULL;
             float *bias_sums = chunk_sums + weight_count;
-            if (s->in_channels == 1 && !target)
-                backward_gray_image(s, &z, image, where, gradient, factors, chunk_sums, bias_sums);
+            if (s->in_channels == 1 && !target && s->stride == 1)
+                backward_gray_image(s, &z, 1, image, where, gradient, factors, chunk_sums,
+                                    bias_sums);
+            else if (s->in_channels == 1 && !target)
+                backward_gray_image(s, &z, 2, image, where, gradient, factors, chunk_sums,
+                                    bias_sums);
             else
                 backward_image(s, &z, image, weights, where, gradient, factors, target, chunk_sums,
                                bias_sums, active);
