@@ -61,7 +61,7 @@ def imported_modules(path: Path) -> set[str]:
 def test_the_table_lists_all_packages():
     folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
     assert {*packages_in_order(), BENCHMARK} == folders | {COMMANDS}
-    assert len(packages_in_order()) == 10
+    assert len(packages_in_order()) == 11
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -14,9 +14,12 @@ from mnistcnn.data import augment
 from mnistcnn.data.batches import to_float, training_batches
 from mnistcnn.data.dataset import DatasetSplits
 from mnistcnn.evaluation import artifacts
+from mnistcnn.kernels.conv_block import ConvBlock
+from mnistcnn.kernels.selection import select_kernels
 from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model
 from mnistcnn.system.random_streams import Stream, seed_global
+from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import OPTIMIZERS, build_optimizer, build_scheduler
 from mnistcnn.training.step import TrainMetrics, training_step
 from mnistcnn.training.trainer import build_model
@@ -47,9 +50,11 @@ def batch_losses(
 
 
 def as_written(model: Classifier) -> Classifier:
-    """Put ReLU before pooling, and process the whole image."""
-    layers = list(model.body)
-    for index, (first, second) in enumerate(pairwise(model.body)):
+    """Put ReLU before pooling, as layers of their own, and process the whole image."""
+    layers: list[nn.Module] = []
+    for module in model.body:
+        layers += module if isinstance(module, ConvBlock) else [module]
+    for index, (first, second) in enumerate(pairwise(layers)):
         if isinstance(first, nn.MaxPool2d) and isinstance(second, nn.ReLU):
             layers[index : index + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
     model.body = nn.Sequential(*layers)
@@ -85,7 +90,8 @@ def affine_by_matrices(images, angle, scale, shear, flip, interpolation):
 def test_the_learning_curve_equals_that_of_the_plain_implementation(splits, monkeypatch, overrides):
     chosen = settings("data=mnist5k", f"steps={STEPS}", "epochs=1", *overrides)
     fast_model = build_model(chosen, splits)
-    fast_optimizer = build_optimizer(chosen.optimizer, fast_model.parameters())
+    select_kernels(fast_model, "auto", chosen.precision, chosen.compile)
+    fast_optimizer = build_optimizer(chosen.optimizer, [flatten_parameters(fast_model)])
     fast = batch_losses(fast_model, fast_optimizer, splits, chosen)
 
     plain_model = as_written(build_model(chosen, splits))

@@ -112,8 +112,9 @@ def test_features_and_logits(overrides, features):
     ],
 )
 def test_position_of_batch_normalisation(position, layers):
-    body = create(f"model.batch_norm={position}").body
-    assert [type(layer).__name__ for layer in body][: len(layers)] == layers
+    modules = create(f"model.batch_norm={position}").body.modules()
+    names = [type(module).__name__ for module in modules if not list(module.children())]
+    assert names[: len(layers)] == layers
 
 
 def test_stride_applies_to_the_first_convolution_only():

@@ -73,7 +73,7 @@ def test_a_training_step_imports_no_slow_modules():
     lines = [
         "import torch",
         "from mnistcnn.models.registry import create_model",
-        "from mnistcnn.runs.checkpoint import pack_optimizer_state, restore_optimizer",
+        "from mnistcnn.training.flat_parameters import flatten_parameters",
         "from mnistcnn.training.step import TrainMetrics, training_step",
         "from mnistcnn.training.optim import LOSSES, OPTIMIZERS, build_optimizer, build_scheduler",
         "from tests.conftest import settings",
@@ -81,13 +81,13 @@ def test_a_training_step_imports_no_slow_modules():
         "for name in OPTIMIZERS:",
         "    composed = settings(f'optimizer={name}')",
         "    model = create_model(composed.model)",
-        "    optimizer = build_optimizer(composed.optimizer, model.parameters())",
+        "    optimizer = build_optimizer(composed.optimizer, [flatten_parameters(model)])",
         "    scheduler = build_scheduler(composed.scheduler, optimizer, 1, 2)",
         "    metrics = TrainMetrics(epoch=1)",
         "    for _ in range(2):",
         "        training_step(model, images, labels, LOSSES['cross_entropy'], optimizer,",
         "                      scheduler, torch.float32, metrics)",
-        "    restore_optimizer(optimizer, pack_optimizer_state(optimizer))",
+        "    optimizer.load_state_dict(optimizer.state_dict())",
         "print(slow_modules())",
     ]
     assert run_python(*lines) == "[]"
