@@ -76,11 +76,11 @@ def affine_by_matrices(images, angle, scale, shear, flip, interpolation):
 @pytest.mark.parametrize(
     "overrides",
     [
-        [],
-        ["model.channels=[8,16,8]", "optimizer=sgd", "optimizer.momentum=0.9"],
-        ["model.stride=2"],
         # With their default rates, a difference in the last bit of a float32 grows beyond the
         # tolerance within these steps, as it does between two memory formats.
+        ["optimizer.lr=0.2"],
+        ["model.channels=[8,16,8]", "optimizer=sgd", "optimizer.momentum=0.9"],
+        ["model.stride=2", "optimizer.lr=0.2"],
         ["aug=full", "optimizer.lr=0.2"],
         ["model.batch_norm=before_relu", "optimizer=adamw", "optimizer.lr=0.0002"],
         ["model=custom", "model.width=0.06", "optimizer.lr=0.00005"],
@@ -95,7 +95,9 @@ def test_the_learning_curve_equals_that_of_the_plain_implementation(splits, monk
     fast = batch_losses(fast_model, fast_optimizer, splits, chosen)
 
     plain_model = as_written(build_model(chosen, splits))
-    if not overrides:  # with other settings, memory formats draw other masks or round too much
+    if (
+        chosen.model.name == "convnet"
+    ):  # in others, memory formats draw other masks or round too much
         plain_model.to(memory_format=torch.contiguous_format)
     arguments = vars(chosen.optimizer) | {"foreach": False}
     optimizer_class = OPTIMIZERS[arguments.pop("name")]

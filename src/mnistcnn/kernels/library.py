@@ -32,20 +32,25 @@ def load_library() -> ctypes.CDLL | None:
 
     torch has been imported before, so that the library uses the threads of torch's OpenMP.
     """
-    spec = importlib.util.find_spec(f"mnistcnn.kernels.conv_block_{_instruction_set()}")
+    spec = importlib.util.find_spec(f"mnistcnn.kernels.conv_block_{instruction_set()}")
     if spec is None or spec.origin is None:
         return None
     try:
-        library = ctypes.CDLL(spec.origin)
+        return open_library(spec.origin)
     except OSError:  # built for another system
         return None
+
+
+def open_library(path: str) -> ctypes.CDLL:
+    """Return the functions in a compiled ``conv_block.c``. Raises OSError."""
+    library = ctypes.CDLL(path)
     pointer = ctypes.c_void_p
     library.conv_block_forward.argtypes = [ctypes.POINTER(Shape), *[pointer] * 6, ctypes.c_int]
     library.conv_block_backward.argtypes = [ctypes.POINTER(Shape), *[pointer] * 8, ctypes.c_int]
     return library
 
 
-def _instruction_set() -> str:
+def instruction_set() -> str:
     """Return the name of the best variant for this processor, one of those in ``build.py``."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "generic"
