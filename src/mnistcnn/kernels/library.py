@@ -50,8 +50,11 @@ def open_library(path: str) -> ctypes.CDLL:
     return library
 
 
-def instruction_set() -> str:
-    """Return the name of the best variant for this processor, one of those in ``build.py``."""
+def instruction_set() -> str | None:
+    """Return the best variant in ``build.py`` for this processor; None if it has no AVX2."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "generic"
-    return "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability.startswith("AVX512"):
+        return "avx512"
+    return "avx2" if capability == "AVX2" else None
