@@ -285,8 +285,10 @@ static int64_t list_active(const Shape *s, const Sizes *z, const uint8_t *positi
         enum { most = 16 };                                                                        \
         vec##lanes weights[most], sums[most], pixels, gradients;                                   \
         const int parts = 3 * in_channels / lanes;                                                 \
-        memcpy(weights, kernel, rows * parts * sizeof pixels);                                     \
-        memcpy(sums, grad_kernel, rows * parts * sizeof pixels);                                   \
+        UNROLL for (int part = 0; part < rows * parts; part++) {                                   \
+            memcpy(&weights[part], kernel + part * lanes, sizeof pixels);                          \
+            memcpy(&sums[part], grad_kernel + part * lanes, sizeof pixels);                        \
+        }                                                                                          \
         for (int64_t a = 0; a < count; a++) {                                                      \
             float factor = active[a].gradient;                                                     \
             UNROLL for (int part = 0; part < rows * parts; part++) {                               \
@@ -300,7 +302,8 @@ static int64_t list_active(const Shape *s, const Sizes *z, const uint8_t *positi
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
-        memcpy(grad_kernel, sums, rows * parts * sizeof pixels);                                   \
+        UNROLL for (int part = 0; part < rows * parts; part++)                                     \
+            memcpy(grad_kernel + part * lanes, &sums[part], sizeof pixels);                        \
     }
 
 DEFINE_BACKWARD(8)
@@ -362,39 +365,32 @@ static void backward_image(const Shape *s, const Sizes *z, const float *image,
     }
 }
 
-/* The same for images of one channel whose own gradient is not needed. The lanes of a vector are
- * output channels, since a kernel's row has only three weights. */
-INLINE void backward_gray_image(const Shape *s, const Sizes *z, const int stride,
-                                const float *image, const uint8_t *position,
-                                const float *grad_output, const float *scale,
-                                float *grad_weights, float *grad_bias) {
-    for (int64_t channel = 0; channel < s->out_channels; channel += 8) {
-        int64_t used = s->out_channels - channel < 8 ? s->out_channels - channel : 8;
-        vec8 sums[9] = {0}, bias = {0}, factor = {0};
-        if (scale)
-            memcpy(&factor, scale + channel, used * sizeof(float));
-        else
-            factor += 1;
-        for (int64_t i = 0; i < z->out_height * z->out_width; i++) {
-            int64_t y = i / z->out_width * 2, x = i % z->out_width * 2;
-            const float *start = image + y * stride * z->row + x * stride;
-            vec8 gradient = {0};
-            bytes8 bytes = {0};
-            int64_t k = i * s->out_channels + channel;
-            if (used == 8) {
-                memcpy(&gradient, grad_output + k, sizeof gradient);
-                memcpy(&bytes, position + k, sizeof bytes);
-            } else {
-                memcpy(&gradient, grad_output + k, used * sizeof(float));
-                memcpy(&bytes, position + k, used);
-            }
+/* The same for images of one channel whose own gradient is not needed, and for the `used` output
+ * channels from `channel` on. They are the lanes of a vector, since a kernel's row has only three
+ * weights. */
+INLINE void backward_gray_group(const Shape *s, const Sizes *z, const int stride, int64_t channel,
+                                const int64_t used, const float *image, const uint8_t *position,
+                                const float *grad_output, const float *scale, float *grad_weights,
+                                float *grad_bias) {
+    vec8 sums[9] = {0}, bias = {0}, factor = {0};
+    if (scale)
+        memcpy(&factor, scale + channel, used * sizeof(float));
+    else
+        factor += 1;
+    for (int64_t y = 0, k = channel; y < z->out_height; y++)
+        for (int64_t x = 0; x < z->out_width; x++, k += s->out_channels) {
+            const float *start = image + 2 * y * stride * z->row + 2 * x * stride;
+            vec8 gradient = {0}, part[4];
+            int32_t lanes[8] = {0};
+            ints8 where;
+            memcpy(&gradient, grad_output + k, used * sizeof(float));
+            for (int64_t lane = 0; lane < used; lane++)
+                lanes[lane] = position[k + lane];
+            memcpy(&where, lanes, sizeof where);
             gradient *= factor;
-            ints8 where = __builtin_convertvector(bytes, ints8);
-            vec8 part[4];
-            for (int p = 0; p < 4; p++) {
+            bias += (vec8)((where < INACTIVE) & (ints8)gradient);
+            for (int p = 0; p < 4; p++)
                 part[p] = (vec8)((where == p) & (ints8)gradient);
-                bias += part[p];
-            }
             UNROLL for (int row = 0; row < 3 + stride; row++)
             UNROLL for (int column = 0; column < 3 + stride; column++) {
                 float pixel = start[row * z->row + column];
@@ -405,12 +401,32 @@ INLINE void backward_gray_image(const Shape *s, const Sizes *z, const int stride
                 }
             }
         }
-        for (int64_t lane = 0; lane < used; lane++) {
-            grad_bias[channel + lane] += bias[lane];
-            for (int tap = 0; tap < 9; tap++)
-                grad_weights[(channel + lane) * 9 + tap] += sums[tap][lane];
-        }
+    float values[10][8]; /* a copy: the sums have constant indices and stay in registers */
+    memcpy(values[9], &bias, sizeof bias);
+    UNROLL for (int tap = 0; tap < 9; tap++) memcpy(values[tap], &sums[tap], sizeof bias);
+    for (int64_t lane = 0; lane < used; lane++) {
+        grad_bias[channel + lane] += values[9][lane];
+        for (int tap = 0; tap < 9; tap++)
+            grad_weights[(channel + lane) * 9 + tap] += values[tap][lane];
     }
+}
+
+static void backward_gray_image(const Shape *s, const Sizes *z, const float *image,
+                                const uint8_t *position, const float *grad_output,
+                                const float *scale, float *grad_weights, float *grad_bias) {
+#define GROUP(stride, used)                                                                        \
+    backward_gray_group(s, z, stride, channel, used, image, position, grad_output, scale,          \
+                        grad_weights, grad_bias)
+    for (int64_t channel = 0; channel < s->out_channels; channel += 8) {
+        int64_t rest = s->out_channels - channel;
+        if (s->stride == 1 && rest >= 8)
+            GROUP(1, 8);
+        else if (s->stride == 1)
+            GROUP(1, rest);
+        else
+            GROUP(2, rest < 8 ? rest : 8);
+    }
+#undef GROUP
 }
 
 /* Compute the gradients of the input (unless `grad_input` is NULL), weights and bias from the
@@ -448,12 +464,8 @@ int conv_block_backward(const Shape *s, const float *input, const float *weights
             const float *gradient = grad_output + n * out_pixels * s->out_channels;
             const float *factors = scale ? scale + n * s->out_channels : NULL;
             float *bias_sums = chunk_sums + weight_count;
-            if (s->in_channels == 1 && !target && s->stride == 1)
-                backward_gray_image(s, &z, 1, image, where, gradient, factors, chunk_sums,
-                                    bias_sums);
-            else if (s->in_channels == 1 && !target)
-                backward_gray_image(s, &z, 2, image, where, gradient, factors, chunk_sums,
-                                    bias_sums);
+            if (s->in_channels == 1 && !target)
+                backward_gray_image(s, &z, image, where, gradient, factors, chunk_sums, bias_sums);
             else
                 backward_image(s, &z, image, weights, where, gradient, factors, target, chunk_sums,
                                bias_sums, active);
