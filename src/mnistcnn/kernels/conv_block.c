@@ -225,7 +225,8 @@ static void forward_any(const Shape *s, const Sizes *z, const float *image, cons
 
 /* Compute the block's output (images, out_height, out_width, out_channels), and the position of
  * each maximum in its window, in row order, as bytes of the same shape; without them if `position`
- * is NULL. The first of equal values is the maximum. Return 0, or -1 without enough memory. */
+ * is NULL. The first of equal values is the maximum. `scale` (images, out_channels) multiplies the
+ * output, unless it is NULL. Return 0, or -1 without enough memory. */
 int conv_block_forward(const Shape *s, const float *input, const float *weights, const float *bias,
                        const float *scale, float *output, uint8_t *position, int threads) {
     Sizes z = sizes_of(s);
