@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from mnistcnn import __version__
+from mnistcnn.kernels.library import load_library
 
 from .conftest import CONF, ROOT, TINY
 
@@ -26,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
     """Built from a copy, so that no build files are left in the repository."""
     copy = tmp_path_factory.mktemp("source") / "mnistcnn"
     ignored = shutil.ignore_patterns(
-        ".*", "outputs", "*.egg-info", "build", "dist", "data", "__pycache__"
+        ".*", "outputs", "*.egg-info", "build", "dist", "data", "__pycache__", "*.so", "*.pyd"
     )
     shutil.copytree(ROOT, copy, ignore=ignored)
     # only the top-level data/ is to be ignored
@@ -52,11 +53,16 @@ def test_the_wheel_holds_every_module_and_configuration_file(wheel):
         if path.suffix in (".yaml", ".py")
     }
     assert len(modules) > 50 and len(configuration) > 25
-    assert names == modules | configuration | {"mnistcnn/py.typed"}
+    compiled = {name for name in names if Path(name).suffix in (".so", ".pyd")}
+    others = {"mnistcnn/py.typed", "mnistcnn/kernels/conv_block.c"}
+    assert names - compiled == modules | configuration | others
+    built = {path.name for suffix in ("so", "pyd") for path in SOURCE.rglob(f"*.{suffix}")}
+    assert {Path(name).name for name in compiled} == built
 
 
 def test_the_wheel_has_the_version_of_the_package(wheel):
-    assert wheel.name == f"mnistcnn-{__version__}-py3-none-any.whl"
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"  # because of the C kernels
+    assert wheel.name.startswith(f"mnistcnn-{__version__}-{python}-{python}-")
 
 
 def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
@@ -90,6 +96,7 @@ def test_a_wheel_trains_without_the_repository(wheel, tmp_path):
     metrics = json.loads((working_dir / "run" / "metrics.json").read_text())
     assert metrics["status"] == "finished"
     assert metrics["git_commit"] is None
+    assert metrics["kernels"] == ("torch" if load_library() is None else "native")
     run("-m", "mnistcnn.evaluate", "ckpt=run", "tsne.samples=20")
 
 

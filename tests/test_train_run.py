@@ -95,6 +95,8 @@ def test_metrics(finished_run):
     assert metrics["epochs"] == 4 and 1 <= metrics["best_epoch"] <= 4
     assert metrics["seed"] == 0 and metrics["device"].split(":")[0] in ("cpu", "cuda", "mps")
     assert metrics["compile"] == "none"
+    assert metrics["kernels"] in ("native", "torch")
+    assert metrics["threads"] == torch.get_num_threads()
     assert metrics["peak_memory_bytes"] > 50e6
     assert {"data", "fit", "test", "tsne.png", "total"} <= metrics["seconds"].keys()
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
