@@ -162,7 +162,7 @@ def _with_pictures(stored: TrainSettings, requested: TrainSettings) -> TrainSett
 def _train_and_test(
     settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None, kernels: str
 ) -> dict[str, Any]:
-    identity = {"config_sha256": config_sha256(settings)}
+    identity = {"config_sha256": config_sha256(settings), "kernels": kernels}
     with record_run(run_dir, LOG, identity) as record:
         config, file = to_yaml(settings), run_dir / CONFIG
         # after metrics.json, which described a run with the previous settings
@@ -177,6 +177,7 @@ def _train_and_test(
         model = build_model(settings, splits)
         kernels = select_kernels(model, kernels, settings.precision, settings.compile)
         record.values |= describe_run(model, splits, settings) | {"kernels": kernels}
+        record.write()  # before last.pt: a run that is killed in its first epoch keeps its kernels
         log.info(
             "%s with %s parameters on %s, kernels=%s",
             settings.model.name,
