@@ -1,0 +1,102 @@
+"""Parameters in one flat tensor: views, memory formats, and the steps of the optimizers."""
+
+import pytest
+import torch
+from torch.nn import Module
+
+from mnistcnn.models.registry import create_model
+from mnistcnn.system.devices import place_model
+from mnistcnn.training.flat_parameters import flatten_parameters
+from mnistcnn.training.optim import OPTIMIZERS, build_optimizer
+
+from .conftest import same_weights, settings
+
+MODELS = [
+    ["model=convnet", "model.channels=[3,5]"],  # sizes that are no multiples of a vector's
+    ["model=custom", "model.width=0.02"],
+    ["model=resnet50", "model.layers=[1,1,1,1]", "model.width=0.1"],
+]
+
+
+def make_model(*overrides: str) -> Module:
+    torch.manual_seed(0)
+    model = create_model(settings(*overrides).model)
+    place_model(model, torch.device("cpu"))
+    return model
+
+
+def assert_views(model: Module, flat: torch.nn.Parameter) -> None:
+    """Assert that parameters and gradients are consecutive parts of ``flat`` and its gradient."""
+    offset = 0
+    for parameter in model.parameters():
+        for view, whole in ((parameter.data, flat.data), (parameter.grad, flat.grad)):
+            assert view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+            assert view.storage_offset() == offset
+            if view.dim() == 4:
+                assert view.is_contiguous(memory_format=torch.channels_last)
+            else:
+                assert view.is_contiguous()
+        offset += parameter.numel()
+    assert offset == flat.numel() == flat.grad.numel()
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+def test_parameters_and_gradients_are_views_and_keep_their_values(overrides):
+    expected = make_model(*overrides).state_dict()
+    model = make_model(*overrides)
+    flat = flatten_parameters(model)
+    assert_views(model, flat)
+    assert same_weights(model.state_dict(), expected)
+    assert flat.grad.count_nonzero() == 0
+    assert len(list(model.parameters())) == len(list(make_model(*overrides).parameters()))
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+def test_a_backward_pass_writes_into_the_flat_gradient(overrides):
+    model, plain = make_model(*overrides), make_model(*overrides)
+    flat = flatten_parameters(model)
+    images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
+    for each in (model, plain):
+        torch.manual_seed(1)
+        torch.nn.functional.cross_entropy(each(images), labels).backward()
+    assert_views(model, flat)
+    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-5, atol=1e-6)
+    optimizer = build_optimizer(settings().optimizer, [flat])
+    optimizer.zero_grad(set_to_none=False)
+    assert_views(model, flat)
+    assert all(parameter.grad.count_nonzero() == 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+def test_loading_weights_keeps_the_views(overrides):
+    model = make_model(*overrides)
+    flat = flatten_parameters(model)
+    other = make_model(*overrides)
+    for parameter in other.parameters():
+        parameter.data.normal_()
+    model.load_state_dict(other.state_dict())
+    assert_views(model, flat)
+    assert same_weights(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_is_that_of_separate_parameters(name, overrides):
+    optimizer_settings = settings(f"optimizer={name}").optimizer
+    model, plain = make_model(*overrides), make_model(*overrides)
+    flat = flatten_parameters(model)
+    optimizer = build_optimizer(optimizer_settings, [flat])
+    plain_optimizer = build_optimizer(optimizer_settings, plain.parameters())
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        for parameter, other in zip(model.parameters(), plain.parameters(), strict=True):
+            other.grad = torch.empty_like(other).normal_(generator=generator)
+            parameter.grad.copy_(other.grad)
+        optimizer.step()
+        plain_optimizer.step()
+    assert_views(model, flat)
+    # fused implementations round the last elements of each tensor, less than a vector, differently
+    tolerance = 1e-6 if optimizer.defaults.get("fused") else 0
+    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
