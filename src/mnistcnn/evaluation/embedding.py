@@ -43,21 +43,22 @@ def tsne(features: np.ndarray, perplexity: float, seed: int, threads: int) -> Em
         perplexity = min(perplexity, (len(features) - 1) / 3)
         rank = np.linalg.matrix_rank(features - features.mean(axis=0))
         init = "pca" if rank >= 2 else "random"
-        return _optimise(features, perplexity, init, seed, threads)
+        arguments = features, perplexity, init, seed, threads
+        try:
+            return embed_with_opentsne(*arguments)
+        except ImportError:  # it has no wheel for Linux on ARM
+            return embed_with_scikit_learn(*arguments)
 
 
-def _optimise(
+def embed_with_opentsne(
     features: np.ndarray, perplexity: float, init: str, seed: int, threads: int
 ) -> Embedding:
-    """Compute t-SNE with openTSNE, or with scikit-learn, which is slower, if it is missing."""
-    try:
-        import openTSNE
-    except ImportError:  # it has no wheel for Linux on ARM
-        from sklearn.manifold import TSNE
+    """Compute t-SNE with openTSNE; ``init`` is ``pca`` or ``random``.
 
-        embedding = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=threads)
-        coordinates = embedding.fit_transform(features)
-        return Embedding(coordinates, float(embedding.kl_divergence_), "scikit-learn")
+    Raises ImportError if it is not installed.
+    """
+    import openTSNE
+
     result = openTSNE.TSNE(
         perplexity=perplexity,
         initialization=init,
@@ -67,6 +68,17 @@ def _optimise(
         n_jobs=threads,
     ).fit(features)
     return Embedding(np.asarray(result, np.float32), float(result.kl_divergence), "openTSNE")
+
+
+def embed_with_scikit_learn(
+    features: np.ndarray, perplexity: float, init: str, seed: int, threads: int
+) -> Embedding:
+    """Compute t-SNE with scikit-learn, which is slower; ``init`` is ``pca`` or ``random``."""
+    from sklearn.manifold import TSNE
+
+    embedding = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=threads)
+    coordinates = embedding.fit_transform(features)
+    return Embedding(coordinates, float(embedding.kl_divergence_), "scikit-learn")
 
 
 def nearest_neighbours(

@@ -32,10 +32,14 @@ class Classifier(nn.Module):
         self.mean.fill_(mean)
         self.std.fill_(std)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Crop and normalise images (N, 1, 28, 28): the input of the body."""
+        images = images[:, :, : self.crop_size, : self.crop_size]
+        return (images - self.mean).div_(self.std)
+
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the penultimate features (N, F) and the logits (N, 10)."""
-        images = images[:, :, : self.crop_size, : self.crop_size]
-        features = self.body((images - self.mean).div_(self.std))
+        features = self.body(self.normalize(images))
         # The head may have more outputs than there are classes (4096 in the report's custom
         # network). The first ten are the classes, the others are unused.
         return features, self.head(features)[:, :NUM_CLASSES]

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from mnistcnn.config.load import to_yaml
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.data.batches import evaluation_batches, steps_per_epoch, training_batches
@@ -154,20 +156,16 @@ class Trainer:
             self.splits.train, settings, metrics.epoch, skip=metrics.batches
         ):
             signals.raise_if_stopped()
-            training_step(
-                self.forward,
-                images,
-                labels,
-                self.loss_fn,
-                self.optimizer,
-                self.scheduler,
-                self.precision,
-                metrics,
-            )
+            self.step(images, labels)
             progress.on_batch(len(labels))
             if time.monotonic() - self.saved_at >= 60 * settings.checkpoint.minutes:
                 self.save()
         metrics.flush()
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Take one step, as :func:`training_step` does, and add its batch to ``metrics``."""
+        arguments = self.loss_fn, self.optimizer, self.scheduler, self.precision
+        training_step(self.forward, images, labels, *arguments, self.metrics)
 
     def _score(self) -> dict[str, float]:
         """Return loss and accuracy on training and validation images, in evaluation mode."""
