@@ -118,6 +118,7 @@ def test_every_function_fits_on_a_screen(path):
             },
         ),
         ("lightning", {BENCHMARK}),
+        ("jax", {BENCHMARK}),
     ],
 )
 def test_large_packages_are_imported_by_few_modules(package, users):

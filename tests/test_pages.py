@@ -123,7 +123,7 @@ def test_a_block_of_a_page_is_replaced(tmp_path):
 # Commands that the tests do not run, with the reason.
 HOURS, RUNS_TESTS = "takes hours", "runs these tests"
 NOT_RUN = {
-    "scripts/benchmark": "takes half an hour",
+    "scripts/benchmark": "takes most of an hour",
     "scripts/benchmark --only training,start --rounds 9": "takes minutes",
     "scripts/reproduce --scale cpu": HOURS,
     "scripts/reproduce --scale full": "needs a GPU",
@@ -151,7 +151,7 @@ NOT_RUN = {
 # Shorter forms of long commands: arguments that the tests add.
 ADDED = {
     "scripts/reproduce": ["--only", "stride", *TINY],
-    "scripts/benchmark --quick": ["--only", "augmentation", "--data", "mnist5k"],
+    "scripts/benchmark --quick": ["--only", "step", "--data", "mnist5k"],
 }
 
 

@@ -1,4 +1,4 @@
-"""Command ``scripts/benchmark``: measure mnistcnn next to plain PyTorch and Lightning.
+"""Command ``scripts/benchmark``: measure mnistcnn next to plain PyTorch, Lightning and JAX.
 
 The arguments are parsed before torch is imported, like those of the other commands.
 """
@@ -14,13 +14,13 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the arguments of the process, with the default number of rounds filled in."""
     parser = CommandParser(
         prog="scripts/benchmark",
-        description="Measure mnistcnn next to plain PyTorch and Lightning, in alternation. Writes "
-        "a table per section, and all rounds as JSON.",
+        description="Measure mnistcnn next to plain PyTorch, Lightning and JAX, in alternation. "
+        "Writes a table per section, and all rounds as JSON.",
     )
     parser.add_argument(
         "--only",
         metavar="SECTION,...",
-        help="training, networks, augmentation, start, artifacts, scaling (default: all)",
+        help="training, step, kernels, networks, start, artifacts, tsne, scaling (default: all)",
     )
     parser.add_argument("--data", choices=["mnist", "mnist5k"], default="mnist")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

@@ -1,4 +1,4 @@
-"""The baselines of the benchmark: plain PyTorch and Lightning, without any code of mnistcnn.
+"""The baselines with torch: plain PyTorch and Lightning, without any code of mnistcnn.
 
 Both train the report's default network with torchvision's MNIST and transforms of PIL images.
 """
@@ -8,6 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision import transforms
 from torchvision.datasets import MNIST
+
+PLAIN = "plain PyTorch baseline"
+LIGHTNING = "Lightning"
+JAX = "JAX"
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1.0  # of Adadelta
@@ -109,9 +114,11 @@ def train(loader: DataLoader[tuple[Tensor, int]], device: torch.device) -> Itera
             yield len(labels)
 
 
-def has_lightning() -> bool:
-    """Return whether Lightning, an optional dependency, is installed, without importing it."""
-    return find_spec("lightning") is not None
+def is_installed(name: str, device: torch.device) -> bool:
+    """Return whether ``LIGHTNING``, or ``JAX`` for this type of device, is installed."""
+    if name == LIGHTNING or device.type == "cpu":
+        return find_spec(name.lower()) is not None
+    return any(device.type in plugin.name for plugin in entry_points(group="jax_plugins"))
 
 
 def train_with_lightning(

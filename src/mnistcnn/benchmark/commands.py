@@ -1,18 +1,17 @@
-"""Sections measured with fresh processes: start, artifacts, and how time and memory scale."""
+"""Sections measured with fresh processes: start, artifacts and scaling."""
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from subprocess import DEVNULL, PIPE
 
 from mnistcnn.benchmark import baselines
-from mnistcnn.benchmark.context import Context, Section
-from mnistcnn.benchmark.throughput import LIGHTNING, MNISTCNN
-from mnistcnn.benchmark.timing import Spread, alternate, power_law_exponent, ratios, spread
+from mnistcnn.benchmark.baselines import LIGHTNING
+from mnistcnn.benchmark.context import MNISTCNN, Context, Section
+from mnistcnn.benchmark.timing import Spread, alternate, ratios, spread
 from mnistcnn.runs.directory import LAST, METRICS
 from mnistcnn.runs.history import read_history
 from mnistcnn.system.errors import MnistcnnError
@@ -34,15 +33,20 @@ class TimedRun:
     peak_megabytes: float
 
 
-def command_seconds(*arguments: str) -> float:
-    """Return the wall time of ``python ARGUMENTS`` in seconds. Raises MnistcnnError if it fails."""
-    start = time.perf_counter()
+def run_python(*arguments: str) -> str:
+    """Return the output of ``python ARGUMENTS``. Raises MnistcnnError if it fails."""
     result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-    seconds = time.perf_counter() - start
     if result.returncode:
         reason = " ".join(result.stderr.splitlines()[-3:])
         raise MnistcnnError(f"{join_arguments(['python', *arguments])} failed: {reason}")
-    return seconds
+    return result.stdout
+
+
+def command_seconds(*arguments: str) -> float:
+    """Return the wall time of ``python ARGUMENTS`` in seconds. Raises MnistcnnError if it fails."""
+    start = time.perf_counter()
+    run_python(*arguments)
+    return time.perf_counter() - start
 
 
 def timed_run(context: Context, *overrides: str) -> TimedRun:
@@ -94,7 +98,7 @@ def start(context: Context) -> Section:
         IMPORT_TORCH: partial(command_seconds, "-c", "import torch"),
         MNISTCNN: partial(seconds_to_first_batch, context),
     }
-    if baselines.has_lightning():
+    if baselines.is_installed(LIGHTNING, context.device):
         root, device = str(context.raw_files), str(context.device)
         code = f"baselines.exit_at_first_lightning_batch({root!r}, {device!r})"
         code = f"from mnistcnn.benchmark import baselines; {code}"
@@ -103,7 +107,7 @@ def start(context: Context) -> Section:
     for name, (_, *values) in seconds.items():  # the first round fills the system's file cache
         multiple = "" if name == IMPORT_TORCH else ratios(values, seconds[IMPORT_TORCH][1:])
         section.rows.append([name, spread(values), multiple])
-    if not baselines.has_lightning():
+    if not baselines.is_installed(LIGHTNING, context.device):
         section.rows.append([LIGHTNING, "not installed", ""])
     return section
 
@@ -124,54 +128,21 @@ def artifacts(context: Context) -> Section:
 
 
 def scaling(context: Context) -> Section:
-    """Measure time and memory for several numbers of images, epochs and runs and batch sizes."""
-    section = Section(["", "measured", ""])
-    fractions = (0.05, 0.1) if context.quick else (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-    _add_runs(section, context, "data.fraction", fractions)
-    _add_runs(section, context, "epochs", (1, 2) if context.quick else (1, 2, 4, 8))
-    sizes = (32, 128) if context.quick else (32, 64, 128, 256, 512)
-    overrides = [f"batch_size={size}" for size in sizes]
-    measurements = {text: partial(context.rate, context.train(text)) for text in overrides}
-    for name, rates in alternate(measurements, context.rounds).items():
-        section.rows.append([name, "images/s in training", spread(rates)])
-    _add_sweep(section, context)
+    """Measure time and memory of runs with several numbers of images and epochs and batch sizes."""
+    columns = ["epoch_seconds", "training_seconds", "peak_megabytes"]
+    section = Section(["", *(name.replace("_", " ") for name in columns)])
+    values = {
+        "data.fraction": (0.05, 0.1) if context.quick else (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1),
+        "epochs": (1, 2) if context.quick else (1, 2, 4, 8),
+        "batch_size": (32, 128) if context.quick else (32, 64, 128, 256, 512),
+    }
+    overrides = [*SMALL_TSNE, "epochs=1" if context.quick else "epochs=4"]
+    measurements = {
+        f"{key}={value:g}": partial(timed_run, context, *overrides, f"{key}={value}")
+        for key in values
+        for value in values[key]
+    }
+    for name, runs in alternate(measurements, context.rounds).items():
+        cells = [spread(getattr(run, column) for run in runs) for column in columns]
+        section.rows.append([name, *cells])
     return section
-
-
-def _add_runs(section: Section, context: Context, key: str, values: Sequence[float]) -> None:
-    """Add the duration and the memory of runs with each value of a setting.
-
-    The exponents are those of the power laws through the points of each round.
-    """
-    common = [*SMALL_TSNE, *([] if context.quick else ["epochs=4"])]
-    measurements = {
-        f"{key}={value:g}": partial(timed_run, context, *common, f"{key}={value}")
-        for value in values
-    }
-    runs = alternate(measurements, context.rounds)
-    for attribute in ("epoch_seconds", "training_seconds", "peak_megabytes"):
-        measured = attribute.replace("_", " ")
-        points = {name: [getattr(run, attribute) for run in runs[name]] for name in runs}
-        section.rows += [[name, measured, spread(rounds)] for name, rounds in points.items()]
-        exponents = [power_law_exponent(values, y) for y in zip(*points.values(), strict=True)]
-        section.rows.append([key, f"exponent of {measured}", spread(exponents)])
-
-
-def _add_sweep(section: Section, context: Context) -> None:
-    """Compare a sweep of three runs with three single runs."""
-    overrides = [*SMALL_TSNE, "epochs=1" if context.quick else "epochs=3"]
-
-    def sweep() -> float:
-        sweep_dir = override("hydra.sweep.dir", context.new_dir())
-        arguments = _train_arguments(context, *overrides, "seed=0,1,2", sweep_dir)
-        return command_seconds(*arguments, "-m")
-
-    measurements = {
-        "sweep of 3 runs": sweep,
-        "one run": lambda: timed_run(context, *overrides).command_seconds,
-    }
-    seconds = alternate(measurements, context.rounds)
-    section.rows += [[name, "wall seconds", spread(values)] for name, values in seconds.items()]
-    sweep_seconds, run_seconds = seconds.values()
-    ratio = ratios(sweep_seconds, run_seconds, 1 / 3)
-    section.rows.append(["sweep of 3 runs", "wall time relative to 3 times one run", ratio])

@@ -1,4 +1,4 @@
-"""Share the dataset, settings and table format among the sections of the benchmark."""
+"""Share the dataset, models and table format among the sections of the benchmark."""
 
 import itertools
 import tempfile
@@ -14,15 +14,15 @@ from mnistcnn.benchmark.baselines import write_raw_files
 from mnistcnn.benchmark.timing import RateMeter, Spread, matrix_product_rate
 from mnistcnn.config.load import to_settings
 from mnistcnn.config.schema import TrainSettings
-from mnistcnn.data.batches import steps_per_epoch, training_batches
+from mnistcnn.data.batches import training_batches
 from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.experiments.documents import markdown_table
-from mnistcnn.system.devices import resolve_precision
-from mnistcnn.training.compiled_forward import compiled_forward
-from mnistcnn.training.flat_parameters import flatten_parameters
-from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
-from mnistcnn.training.step import TrainMetrics, training_step
-from mnistcnn.training.trainer import build_model
+from mnistcnn.kernels.selection import kernels_obstacle, select_kernels
+from mnistcnn.runs.metrics_file import RunRecord
+from mnistcnn.training.step import TrainMetrics
+from mnistcnn.training.trainer import Trainer, build_model
+
+MNISTCNN = "mnistcnn"
 
 
 @dataclass
@@ -72,6 +72,12 @@ class Context:
         write_raw_files(root, files)
         return root
 
+    @property
+    def kernels(self) -> list[str]:
+        """The values of the setting ``kernels`` that can be used here."""
+        usable = kernels_obstacle(self.device, "auto", "auto") is None
+        return ["native", "torch"] if usable else ["torch"]
+
     def new_dir(self) -> Path:
         """Create an empty directory, which is removed at the end of the benchmark."""
         return Path(tempfile.mkdtemp(dir=self.temporary_dir))
@@ -101,25 +107,23 @@ class Context:
         """Return the FLOP/s of the fastest matrix product."""
         return matrix_product_rate(self.device, (256,) if self.quick else ())
 
+    def trainer(self, settings: TrainSettings) -> Trainer:
+        """Build a new model, in training mode, and its trainer."""
+        model = build_model(settings, self.splits)
+        select_kernels(model, settings.kernels, settings.precision, settings.compile)
+        model.train()
+        return Trainer(model, self.splits, settings, RunRecord(self.new_dir()))
+
     def train(self, *overrides: str) -> Iterator[int]:
         """Train a new model without end; yield the size of each batch after its step.
 
-        The steps are those of ``Trainer``, without its scores and checkpoints.
+        The epochs are those of ``Trainer.fit``, without scores and checkpoints.
         """
-        settings, images = self.settings(*overrides), self.splits.train
-        model = build_model(settings, self.splits)
-        optimizer = build_optimizer(settings.optimizer, flatten_parameters(model))
-        steps = steps_per_epoch(settings, len(images))
-        scheduler = build_scheduler(settings.scheduler, optimizer, settings.epochs, steps)
-        forward = compiled_forward(model, settings.compile)
-        precision = resolve_precision(settings.precision, self.device)
-        loss_fn = LOSSES[settings.loss]
-        model.train()
+        settings = self.settings(*overrides)
+        trainer = self.trainer(settings)
         for epoch in itertools.count(1):
-            metrics = TrainMetrics(epoch)
-            for batch, labels in training_batches(images, settings, epoch):
-                training_step(
-                    forward, batch, labels, loss_fn, optimizer, scheduler, precision, metrics
-                )
+            trainer.metrics = TrainMetrics(epoch)
+            for images, labels in training_batches(self.splits.train, settings, epoch):
+                trainer.step(images, labels)
                 yield len(labels)
-            metrics.flush()
+            trainer.metrics.flush()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mnistcnn.benchmark import baselines, commands, published, throughput
+from mnistcnn.benchmark import baselines, commands, parts, published, throughput
 from mnistcnn.benchmark.context import Context, Section
 from mnistcnn.experiments.documents import repository
 from mnistcnn.runs.directory import create_run_dir
@@ -25,10 +25,12 @@ from mnistcnn.system.resources import available_cores
 
 SECTIONS = {
     "training": ("Training the default network", throughput.training),
+    "step": ("A training step, part by part", parts.step),
+    "kernels": ("Blocks of a network by the C kernel and by torch", parts.kernels),
     "networks": ("Training the large networks", throughput.networks),
-    "augmentation": ("Augmentation alone", throughput.augmentation),
     "start": ("From the command to the first batch", commands.start),
     "artifacts": ("A default run, phase by phase", commands.artifacts),
+    "tsne": ("t-SNE by openTSNE and by scikit-learn", parts.tsne),
     "scaling": ("Scaling of time and memory", commands.scaling),
 }
 NOTE = (
@@ -101,5 +103,8 @@ def describe_setup(arguments: argparse.Namespace, device: torch.device) -> dict[
         "device": describe_device(device),
         "git_commit": git_commit(),
         **package_versions(),
-        "lightning": version("lightning") if baselines.has_lightning() else None,
+        **{
+            name.lower(): version(name) if baselines.is_installed(name, device) else None
+            for name in (baselines.LIGHTNING, baselines.JAX)
+        },
     }

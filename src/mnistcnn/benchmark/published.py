@@ -7,7 +7,7 @@ from typing import Any
 
 from mnistcnn.benchmark.context import Section
 from mnistcnn.benchmark.timing import Spread
-from mnistcnn.experiments.documents import markdown_table, replace_block
+from mnistcnn.experiments.documents import replace_block
 from mnistcnn.runs.provenance import short_commit
 from mnistcnn.system.atomic_files import write_json
 
@@ -40,23 +40,17 @@ def write_page(root: Path) -> None:
 
 
 def to_markdown(stored: dict[str, Any]) -> str:
-    """Return a section of Markdown per stored section, and a table of earlier measurements.
-
-    ``stored`` is the content of ``scripts/benchmark.json``. Its list ``earlier`` has measurements
-    that no section repeats, with the commit at which they were made.
-    """
-    setups = [_describe_setup(section["setup"]) for section in stored["sections"].values()]
+    """Return Markdown of the sections in ``stored``, the content of ``scripts/benchmark.json``."""
+    sections = stored["sections"].values()
+    setups = [_describe_setup(section["setup"]) for section in sections]
     is_shared = len(set(setups)) == 1
     blocks = setups[:1] if is_shared else []
-    for section, setup in zip(stored["sections"].values(), setups, strict=True):
+    for section, setup in zip(sections, setups, strict=True):
         rows = [[_cell(cell) for cell in row] for row in section["rows"]]
         notes = section["notes"] if is_shared else [*section["notes"], setup]
         device = section["setup"]["device"]
         title = section["title"] + ("" if device == "cpu" else f" ({device})")
         blocks.append(Section(section["header"], rows, notes).to_markdown(title, "###"))
-    rows = [[each["measurement"], each["value"], each["commit"]] for each in stored["earlier"]]
-    blocks.append("### Earlier measurements")
-    blocks.append(markdown_table(["measurement", "value", "commit"], rows))
     return "\n\n".join(blocks)
 
 

@@ -1,35 +1,33 @@
-"""Sections measured in this process: images per second of training and augmentation."""
+"""Sections about the rate of training: the default network and the large ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.backends import cudnn
-from torchvision.transforms import Compose
 
 from mnistcnn.benchmark import baselines
-from mnistcnn.benchmark.context import Context, Section
+from mnistcnn.benchmark.baselines import JAX, LIGHTNING, PLAIN
+from mnistcnn.benchmark.commands import run_python
+from mnistcnn.benchmark.context import MNISTCNN, Context, Section
 from mnistcnn.benchmark.timing import (
     Spread,
     alternate,
     format_number,
     ratios,
     spread,
+    torch_threads,
     training_flop_per_sample,
 )
-from mnistcnn.config.schema import TrainSettings
-from mnistcnn.data.augment import augment_batch, sample_parameters
-from mnistcnn.data.batches import batch_slices, to_float
-from mnistcnn.system.random_streams import Stream, torch_generator
+from mnistcnn.data.batches import to_float
 from mnistcnn.training.optim import LOSSES
 from mnistcnn.training.trainer import build_model
 
-MNISTCNN = "mnistcnn"
-PLAIN = "plain PyTorch baseline"
-LIGHTNING = "Lightning"
+ONE_THREAD = ", 1 thread"
+
+Measurements = dict[str, Callable[[], float]]
 
 
 def training(context: Context) -> Section:
@@ -38,26 +36,50 @@ def training(context: Context) -> Section:
     images, labels = torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
     flop = training_flop_per_sample(baselines.build_network(), baselines.loss_fn, images, labels)
     for aug in ("none", "full"):
-        measurements: dict[str, Callable[[], float]] = {
-            MNISTCNN: partial(context.rate, context.train(f"aug={aug}")),
-            **_baselines(context, augmented=aug == "full"),
-            "compute bound": lambda: context.matrix_rate() / flop,
-        }
+        measurements = _training(context, aug)
+        measurements["compute bound"] = lambda: context.matrix_rate() / flop
         rates = alternate(measurements, context.rounds)
         for name, values in rates.items():
-            factor = "" if name == MNISTCNN else ratios(rates[MNISTCNN], values)
+            ours = MNISTCNN + ONE_THREAD * name.endswith(ONE_THREAD)
+            factor = "" if name == ours else ratios(rates[ours], values)
             section.rows.append([aug, name, spread(values), factor])
-    if not baselines.has_lightning():
-        section.rows.append(["none", LIGHTNING, "not installed", ""])
+        plain = [values for name, values in rates.items() if name.startswith(PLAIN)]
+        fastest = [max(values) for values in zip(*plain, strict=True)]
+        if one_thread := rates.get(MNISTCNN + ONE_THREAD):
+            section.notes.append(
+                f"aug={aug}: {MNISTCNN} on one thread is faster than the fastest {PLAIN} by a "
+                f"factor of {ratios(one_thread, fastest)}."
+            )
+    for name in (LIGHTNING, JAX):
+        if not baselines.is_installed(name, context.device):
+            section.rows.append(["none", name, "not installed", ""])
     section.notes.append(
+        f"Rows with one thread are compared with each other. JAX trains an epoch in one call. "
         f"Compute bound: the rate of the fastest matrix product, divided by {flop:,.0f} FLOP per "
-        f"image ({MNISTCNN} crops the images, which saves a seventh)."
+        f"image ({MNISTCNN} crops the images, which saves a seventh, and its C kernel saves three "
+        "quarters of a convolution's backward pass)."
     )
     return section
 
 
-def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], float]]:
-    """Return the measurement of each baseline, without worker processes and with one per thread."""
+def _training(context: Context, aug: str) -> Measurements:
+    """Return the measurements of our training and of the baselines."""
+    measurements: Measurements = {MNISTCNN: partial(context.rate, context.train(f"aug={aug}"))}
+    if "native" in context.kernels:
+        work = context.train(f"aug={aug}", "kernels=torch")
+        measurements[f"{MNISTCNN}, kernels=torch"] = partial(context.rate, work)
+    measurements |= _baselines(context, augmented=aug == "full")
+    if context.device.type == "cpu" and torch.get_num_threads() > 1:
+        for name in (MNISTCNN, f"{PLAIN}, 0 workers"):
+            measurements[name + ONE_THREAD] = torch_threads(1)(measurements[name])
+    return measurements
+
+
+def _baselines(context: Context, augmented: bool) -> Measurements:
+    """Return the measurement of each baseline.
+
+    Those of torch are measured without worker processes and with one per thread.
+    """
 
     @cudnn.flags(enabled=True)  # torch's defaults instead of the settings of mnistcnn
     def measure_plain(workers: int) -> float:
@@ -79,12 +101,19 @@ def _baselines(context: Context, augmented: bool) -> dict[str, Callable[[], floa
         )
         return meter.rate
 
-    measurements: dict[str, Callable[[], float]] = {}
+    def measure_jax() -> float:
+        folder, seconds = context.raw_files / "MNIST" / "raw", context.meter().min_seconds
+        arguments = [str(folder), str(seconds), context.device.type]
+        return float(run_python("-m", "mnistcnn.benchmark.jax_baseline", *arguments))
+
+    measurements: Measurements = {}
     for workers in (0, torch.get_num_threads()):
         label = f"{workers} worker{'' if workers == 1 else 's'}"
         measurements[f"{PLAIN}, {label}"] = partial(measure_plain, workers)
-        if baselines.has_lightning() and not augmented:
+        if not augmented and baselines.is_installed(LIGHTNING, context.device):
             measurements[f"{LIGHTNING}, {label}"] = partial(measure_lightning, workers)
+    if not augmented and baselines.is_installed(JAX, context.device):
+        measurements[JAX] = measure_jax
     return measurements
 
 
@@ -112,7 +141,7 @@ def _network_row(context: Context, name: str) -> list[str | Spread]:
         to_float(few.pixels),
         few.labels,
     )
-    measurements: dict[str, Callable[[], float]] = {
+    measurements: Measurements = {
         name: partial(context.rate, context.train(*overrides), warm_up=1),
         "matrix product": context.matrix_rate,
     }
@@ -120,43 +149,3 @@ def _network_row(context: Context, name: str) -> list[str | Spread]:
     flops, product_flops = spread(rates, flop / 1e9), spread(product_rates, 1e-9)
     share = ratios(rates, product_rates, 100 * flop)
     return [name, format_number(flop / 1e6), spread(rates), flops, product_flops, share]
-
-
-def augmentation(context: Context) -> Section:
-    """Measure the augmentation of images without training."""
-    section = Section(["", "images/s", "`aug=full` is faster by a factor of"])
-    overrides = ("aug=full", "aug=prose", "aug=rotate45_flip")
-    work = {text: _augment_batches(context, context.settings(text)) for text in overrides}
-    work[f"full, {PLAIN}"] = _augment_pil_images(context)
-    measurements = {name: partial(context.rate, batches) for name, batches in work.items()}
-    rates = alternate(measurements, context.rounds)
-    for name, values in rates.items():
-        factor = ratios(rates["aug=full"], values) if PLAIN in name else ""
-        section.rows.append([name, spread(values), factor])
-    section.notes.append(
-        f"{MNISTCNN}: from bytes to augmented floats in batches, with the sampling of parameters. "
-        "Baseline: from PIL image to PIL image, one at a time, without the conversion to a tensor."
-    )
-    return section
-
-
-def _augment_batches(context: Context, settings: TrainSettings) -> Iterator[int]:
-    """Augment the training images in their original order, without end."""
-    images = context.splits.train
-    generator = torch_generator(settings.seed, Stream.AUGMENT)
-    while True:
-        parameters = sample_parameters(settings.aug, len(images), generator).to(context.device)
-        for part in batch_slices(len(images), settings.batch_size):
-            pixels = images.pixels[part]
-            augment_batch(to_float(pixels), parameters[part], settings.aug)
-            yield len(pixels)
-
-
-def _augment_pil_images(context: Context) -> Iterator[int]:
-    transform = Compose(baselines.augmentation())
-    pixels = context.splits.train.pixels[: baselines.BATCH_SIZE].cpu().numpy()
-    images = [Image.fromarray(image) for image in pixels]
-    while True:
-        for image in images:
-            transform(image)
-        yield len(images)

@@ -1,10 +1,11 @@
 """Repeatable timings: alternating rounds and their spread, rates, matrix products, FLOP counts."""
 
+import contextlib
 import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnistcnn.kernels.conv_block import computed_by_torch
 from mnistcnn.system import signals
 from mnistcnn.system.devices import resolve_precision
 
@@ -95,6 +97,36 @@ class RateMeter:
         return False
 
 
+class PartTimer:
+    """Measures the parts of a repeated computation."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure what is computed inside the context."""
+        start = synchronized_time(self.device)
+        yield
+        self.seconds.setdefault(name, []).append(synchronized_time(self.device) - start)
+
+    def microseconds(self) -> dict[str, float]:
+        """Return the median of each part, in the order in which they were measured first."""
+        return {name: 1e6 * float(np.median(each)) for name, each in self.seconds.items()}
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch and the C kernels use ``count`` threads inside the context."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
 def synchronized_time(device: torch.device) -> float:
     """Return the time in seconds, after all pending work of an accelerator."""
     if device.type != "cpu":
@@ -131,17 +163,9 @@ def training_flop_per_sample(
     """Return the FLOP of matrix products and convolutions per sample, forward and backward.
 
     A multiplication and an addition count as two. Pooling, normalisation, the optimizer and so on
-    are not counted.
+    are not counted. Torch computes all layers: operations of the C kernels would not be counted.
     """
     model.train()
-    with FlopCounterMode(display=False) as counter:
+    with computed_by_torch(model), FlopCounterMode(display=False) as counter:
         loss_fn(model(images), labels).backward()
     return counter.get_total_flops() / len(images)
-
-
-def power_law_exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the exponent b of y = a * x ** b, fitted by least squares of the logarithms.
-
-    All values must be positive.
-    """
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
