@@ -107,7 +107,7 @@ def optimizer_after_three_steps(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the model's flat parameter."""
     flat = flatten_parameters(model)
-    optimizer = build_optimizer(optimizer_settings, [flat])
+    optimizer = build_optimizer(optimizer_settings, flat)
     generator = torch.Generator().manual_seed(3)
     for _ in range(3):
         flat.grad.normal_(generator=generator)
@@ -133,7 +133,7 @@ def test_restored_optimizer_takes_identical_steps(tmp_path, name, momentum):
 
     loaded = load_checkpoint(tmp_path / "last.pt")
     restored_model = create_model(run_settings.model)
-    restored = build_optimizer(run_settings.optimizer, [flatten_parameters(restored_model)])
+    restored = build_optimizer(run_settings.optimizer, flatten_parameters(restored_model))
     restored_model.load_state_dict(loaded.model.state_dict())
     restored.load_state_dict(loaded.training["optimizer"])
     (expected,) = optimizer.state_dict()["state"].values() or [{}]

@@ -91,7 +91,7 @@ def test_the_learning_curve_equals_that_of_the_plain_implementation(splits, monk
     chosen = settings("data=mnist5k", f"steps={STEPS}", "epochs=1", *overrides)
     fast_model = build_model(chosen, splits)
     select_kernels(fast_model, "auto", chosen.precision, chosen.compile)
-    fast_optimizer = build_optimizer(chosen.optimizer, [flatten_parameters(fast_model)])
+    fast_optimizer = build_optimizer(chosen.optimizer, flatten_parameters(fast_model))
     fast = batch_losses(fast_model, fast_optimizer, splits, chosen)
 
     plain_model = as_written(build_model(chosen, splits))

@@ -6,7 +6,7 @@ from torch.nn import Module
 
 from mnistcnn.models.registry import create_model
 from mnistcnn.system.devices import place_model
-from mnistcnn.training.flat_parameters import flatten_parameters
+from mnistcnn.training.flat_parameters import flatten_parameters, zero_gradients
 from mnistcnn.training.optim import OPTIMIZERS, build_optimizer
 
 from .conftest import same_weights, settings
@@ -62,8 +62,7 @@ def test_a_backward_pass_writes_into_the_flat_gradient(overrides):
     assert_views(model, flat)
     for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-5, atol=1e-6)
-    optimizer = build_optimizer(settings().optimizer, [flat])
-    optimizer.zero_grad(set_to_none=False)
+    zero_gradients(build_optimizer(settings().optimizer, flat))
     assert_views(model, flat)
     assert all(parameter.grad.count_nonzero() == 0 for parameter in model.parameters())
 
@@ -86,8 +85,9 @@ def test_a_step_is_that_of_separate_parameters(name, overrides):
     optimizer_settings = settings(f"optimizer={name}").optimizer
     model, plain = make_model(*overrides), make_model(*overrides)
     flat = flatten_parameters(model)
-    optimizer = build_optimizer(optimizer_settings, [flat])
-    plain_optimizer = build_optimizer(optimizer_settings, plain.parameters())
+    optimizer = build_optimizer(optimizer_settings, flat)
+    arguments = vars(optimizer_settings) | {"foreach": False}
+    plain_optimizer = OPTIMIZERS[arguments.pop("name")](plain.parameters(), **arguments)
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
         for parameter, other in zip(model.parameters(), plain.parameters(), strict=True):

@@ -203,7 +203,7 @@ def test_the_learning_curve_is_that_of_torch(splits, overrides):
         model = build_model(chosen, splits)
         assert select_kernels(model, kernels, "float32", "none") == kernels
         assert len(conv_blocks(model)) == len(chosen.model.channels)
-        optimizer = build_optimizer(chosen.optimizer, [flatten_parameters(model)])
+        optimizer = build_optimizer(chosen.optimizer, flatten_parameters(model))
         losses[kernels] = batch_losses(model, optimizer, splits, chosen)
     assert len(losses["native"]) == STEPS and losses["native"] != losses["torch"]
     torch.testing.assert_close(losses["native"], losses["torch"], rtol=1e-4, atol=0)

@@ -81,7 +81,7 @@ def test_a_training_step_imports_no_slow_modules():
         "for name in OPTIMIZERS:",
         "    composed = settings(f'optimizer={name}')",
         "    model = create_model(composed.model)",
-        "    optimizer = build_optimizer(composed.optimizer, [flatten_parameters(model)])",
+        "    optimizer = build_optimizer(composed.optimizer, flatten_parameters(model))",
         "    scheduler = build_scheduler(composed.scheduler, optimizer, 1, 2)",
         "    metrics = TrainMetrics(epoch=1)",
         "    for _ in range(2):",

@@ -25,6 +25,7 @@ from mnistcnn.system.devices import resolve_device, resolve_precision
 from mnistcnn.system.logs import format_duration
 from mnistcnn.system.random_streams import Stream, seed_global
 from mnistcnn.training import progress, trainer
+from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import build_optimizer, build_scheduler
 from mnistcnn.training.step import NonFiniteLoss, TrainMetrics, training_step
 from mnistcnn.training.trainer import Trainer, build_model
@@ -69,7 +70,7 @@ def test_the_losses_of_the_first_ten_steps():
     chosen = settings("data=mnist5k", "aug=full", "batch_size=64")
     splits = load_splits(chosen.data, 0)
     model = build_model(chosen, splits).train()
-    optimizer = build_optimizer(chosen.optimizer, model.parameters())
+    optimizer = build_optimizer(chosen.optimizer, flatten_parameters(model))
     scheduler = build_scheduler(chosen.scheduler, optimizer, 1, 10)
     seed_global(0, Stream.DROPOUT, 1)
     losses = []
