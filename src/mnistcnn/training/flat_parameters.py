@@ -27,14 +27,15 @@ def flatten_parameters(model: nn.Module) -> Parameter:
 
 
 def zero_gradients(optimizer: Optimizer) -> None:
-    """Set the gradients of an optimizer of flat parameters to zero.
+    """Set the gradients of an optimizer's parameters to zero.
 
-    ``Optimizer.zero_grad`` takes ten times as long for a small model, and would by default remove
+    ``Optimizer.zero_grad`` takes ten times as long for a single tensor, and would by default remove
     the gradients.
     """
     for group in optimizer.param_groups:
         for parameters in group["params"]:
-            parameters.grad.zero_()
+            if parameters.grad is not None:
+                parameters.grad.zero_()
 
 
 def _in_memory_order(parameter: Tensor) -> Tensor:
