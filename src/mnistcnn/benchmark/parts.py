@@ -25,6 +25,7 @@ from mnistcnn.kernels.conv_block import ConvBlock, conv_blocks
 from mnistcnn.system.devices import place_model
 from mnistcnn.system.errors import MnistcnnError
 from mnistcnn.system.random_streams import Stream, torch_generator
+from mnistcnn.training.flat_parameters import zero_gradients
 
 BATCH_SIZE = 128
 CHANNELS = [(1, 8), (8, 8), (1, 32), (32, 32), (32, 64), (64, 32), (16, 16), (3, 5)]
@@ -75,7 +76,7 @@ def _step_parts(context: Context, kernels: str) -> dict[str, float]:
             correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
             metrics.add(loss, correct, len(batch), optimizer.param_groups[0]["lr"])
         with timer.part("backward"):
-            optimizer.zero_grad(set_to_none=False)
+            zero_gradients(optimizer)
             loss.backward()
         with timer.part("optimizer"):
             optimizer.step()
