@@ -210,7 +210,7 @@ def writes(tmp_path_factory) -> list[str]:
     sender.close()
     names = list(iter(receiver.recv, None))
     process.join()
-    assert names[:3] == [CONFIG, METRICS, LAST]
+    assert names[:4] == [CONFIG, METRICS, METRICS, LAST]
     assert names[-1] == METRICS and len(names) > 25
     return names
 
