@@ -236,3 +236,13 @@ def test_kernels_that_are_typed_are_used(command, tmp_path, first, second):
     assert read_metrics(run_dir)["kernels"] == second
     lines = [line for line in (run_dir / LOG).read_text().splitlines() if "parameters on" in line]
     assert [line.rpartition("=")[2] for line in lines] == [first, second]
+
+
+@needs_library
+def test_an_evaluation_that_cannot_use_the_c_kernels_creates_no_directory(
+    command, tmp_path, uninterrupted
+):
+    arguments = [f"ckpt={uninterrupted['native']}", f"hydra.run.dir={tmp_path / 'new'}"]
+    code, _, err = command(evaluate.main, *arguments, "kernels=native", "precision=bfloat16")
+    assert code == 2 and "kernels=native is not allowed: it must be auto or torch" in err
+    assert not (tmp_path / "new").exists()

@@ -10,7 +10,7 @@ from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
 from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
-from mnistcnn.kernels.selection import select_kernels
+from mnistcnn.kernels.selection import check_kernels, select_kernels
 from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
 from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, RUN_DIR_KEY, create_run_dir
 from mnistcnn.runs.history import read_history
@@ -37,11 +37,12 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     model = checkpoint.model
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
     load_images(train_settings.data)  # without the data, no directory is created
+    device = devices.resolve_device(train_settings.device)
+    check_kernels(settings.kernels, device, train_settings.precision, "none")
 
     run_dir = create_run_dir(run_dir, RUN_DIR_KEY)
     with lock_run_dir(run_dir), record_run(run_dir, EVALUATE_LOG) as record:
         write_text(run_dir / CONFIG, to_yaml(train_settings))
-        device = devices.resolve_device(train_settings.device)
         devices.configure_process(device)
         log.info("%s: %s after epoch %d", path, train_settings.model.name, checkpoint.epoch)
         with record.phase("data"):
