@@ -172,7 +172,7 @@ def test_submitit_on_this_machine(train, tmp_path):
 def test_a_preempted_job_is_requeued_and_resumed(train, tmp_path):
     """As under Slurm, SIGUSR2 makes submitit stop the job and start it again."""
     sweep_dir, undisturbed_dir = tmp_path / "sweep", tmp_path / "undisturbed"
-    overrides = ["seed=0", "epochs=20", "batch_size=32"]
+    overrides = ["seed=0", "epochs=100", "batch_size=8"]
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(
             train, *overrides, "hydra/launcher=submitit_local", f"hydra.sweep.dir={sweep_dir}"
@@ -187,7 +187,7 @@ def test_a_preempted_job_is_requeued_and_resumed(train, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     (run,) = find_runs(sweep_dir)
     log = (run.path / LOG).read_text()
-    assert "stopped by SIGTERM" in log and re.search(r"resuming after epoch \d+ of 20", log)
+    assert "stopped by SIGTERM" in log and re.search(r"resuming after epoch \d+ of 100", log)
     assert train(*overrides, f"hydra.sweep.dir={undisturbed_dir}").returncode == 0
     (undisturbed,) = find_runs(undisturbed_dir)
     for name in (BEST, LAST, PREDICTIONS, CONFIG):

@@ -27,7 +27,7 @@ from mnistcnn.experiments import multirun
 from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
 from mnistcnn.runs.directory import (
     CONFIG,
-    HISTORY,
+    LAST,
     LOG,
     METRICS,
     MODEL_SUMMARY,
@@ -359,9 +359,9 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
 
 
 def wait_for_second_job(process: subprocess.Popen, directory: Path) -> Path:
-    """Wait until the run of seed 1 has trained but not yet drawn; return its directory."""
+    """Wait until the run of seed 1 is being trained; return its directory."""
     wait_for(
-        lambda: process.poll() is not None or list(directory.glob(f"seed-1-*/{HISTORY}")),
+        lambda: process.poll() is not None or list(directory.glob(f"seed-1-*/{LAST}")),
         seconds=300,
     )
     (run_dir,) = directory.glob("seed-1-*")
