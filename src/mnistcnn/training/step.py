@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ class TrainMetrics:
         if not pending:
             return
         losses, correct, sizes, rates = zip(*pending, strict=True)
-        values = torch.stack(losses).tolist()
+        values, counts = _read(losses), _read(correct)
         for loss, size, lr in zip(values, sizes, rates, strict=True):
             self.batches += 1
             if not math.isfinite(loss):
@@ -106,7 +107,14 @@ class TrainMetrics:
             self.last_lr = lr
             if self.batches == 1:
                 self.first_lr = lr
-        self.correct += int(torch.stack(correct).sum())
+        self.correct += sum(counts)
+
+
+def _read(scalars: Sequence[Tensor]) -> list[Any]:
+    """Return the values of scalars on one device, with a single copy from an accelerator."""
+    if scalars[0].device.type == "cpu":
+        return [scalar.item() for scalar in scalars]
+    return torch.stack(tuple(scalars)).tolist()
 
 
 def training_step(
