@@ -91,7 +91,7 @@ def assert_preserves_clusters(coordinates: np.ndarray) -> None:
 def test_tsne_preserves_clusters_and_prints_nothing(caplog, capfd):
     caplog.set_level("WARNING")
     result = tsne(features_of_clusters(), 10)
-    assert result.library == "openTSNE"
+    assert result.package == "openTSNE"
     assert_preserves_clusters(result.coordinates)
     assert caplog.text == "" and capfd.readouterr() == ("", "")
 
@@ -99,11 +99,11 @@ def test_tsne_preserves_clusters_and_prints_nothing(caplog, capfd):
 @needs_open_tsne
 def test_scikit_learn_reaches_the_same_kl_divergence(without_open_tsne, monkeypatch):
     result = tsne(features_of_clusters(), 10)
-    assert result.library == "scikit-learn"
+    assert result.package == "scikit-learn"
     assert_preserves_clusters(result.coordinates)
     monkeypatch.undo()
     other = tsne(features_of_clusters(), 10)
-    assert other.library == "openTSNE"
+    assert other.package == "openTSNE"
     assert other.kl_divergence == pytest.approx(result.kl_divergence, rel=0.05)
 
 
@@ -163,7 +163,7 @@ features = np.zeros((60, 5), np.float32)
 features[:, :{dimensions}] = np.random.default_rng(0).normal(size=(60, {dimensions}))
 for each in (features, features[:, :1], features[:10]):
     result = embedding.tsne(each, 10, 0, 1)
-    assert result.library == "{library}" and np.isfinite(result.kl_divergence)
+    assert result.package == "{library}" and np.isfinite(result.kl_divergence)
     assert np.isfinite(result.coordinates).all()
 """
     run_python(code, {})

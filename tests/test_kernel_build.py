@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mnistcnn.kernels import conv_block
-from mnistcnn.kernels.library import instruction_set, load_library, open_library
+from mnistcnn.kernels.loader import instruction_set, load_library, open_library
 
 from .blocks import CHANNELS, check_exactly, variants
 from .conftest import ROOT
@@ -73,7 +73,7 @@ import sys
 from dataclasses import replace
 import torch
 from mnistcnn.kernels import conv_block
-from mnistcnn.kernels.library import open_library
+from mnistcnn.kernels.loader import open_library
 from tests.blocks import CHANNELS, check_exactly, variants
 
 library = open_library(sys.argv[1])

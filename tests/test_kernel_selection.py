@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mnistcnn import evaluate, train
-from mnistcnn.kernels import library, selection
+from mnistcnn.kernels import loader, selection
 from mnistcnn.kernels.conv_block import conv_blocks
-from mnistcnn.kernels.library import instruction_set, load_library
+from mnistcnn.kernels.loader import instruction_set, load_library
 from mnistcnn.kernels.selection import NOT_BUILT, check_kernels, select_kernels
 from mnistcnn.models.registry import create_model
 from mnistcnn.runs.checkpoint import load_checkpoint
@@ -112,7 +112,7 @@ def test_without_the_library_a_run_says_that_torch_computes(command, tmp_path):
     [("AVX512", "avx512"), ("AVX2", "avx2"), ("NO AVX", None), ("DEFAULT", None)],
 )
 def test_the_variant_is_one_that_the_processor_supports(monkeypatch, capability, expected):
-    monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(loader.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert instruction_set() == expected
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mnistcnn.kernels import conv_block
 from mnistcnn.kernels.conv_block import MAX_WEIGHTS, ConvBlock, conv_blocks, native_conv_block
-from mnistcnn.kernels.library import load_library
+from mnistcnn.kernels.loader import load_library
 from mnistcnn.kernels.selection import NOT_BUILT, select_kernels
 from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import build_optimizer

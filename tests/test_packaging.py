@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from mnistcnn import __version__
-from mnistcnn.kernels.library import load_library
+from mnistcnn.kernels.loader import load_library
 
 from .conftest import CONF, ROOT, TINY
 

@@ -100,8 +100,8 @@ def test_metrics(finished_run):
     assert metrics["peak_memory_bytes"] > 50e6
     assert {"data", "fit", "test", "tsne.png", "total"} <= metrics["seconds"].keys()
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
-    library = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
-    assert metrics["tsne"]["library"] == library and library in metrics["versions"]
+    package = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
+    assert metrics["tsne"]["package"] == package and package in metrics["versions"]
     assert 0.1 < metrics["tsne"]["kl_divergence"] < 2
     assert round(metrics["tsne"]["kl_divergence"], 3) == metrics["tsne"]["kl_divergence"]
     for split in ("train", "validation", "test"):

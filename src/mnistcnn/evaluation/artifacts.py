@@ -322,4 +322,4 @@ def _draw_tsne(
     title = f"t-SNE of the {name} of {len(indices):,} test images"
     title += f" (KL divergence {kl_divergence:.2f})"
     figures.tsne(path, result.coordinates, test.labels[indices], title)
-    return {"tsne": {"library": result.library, "kl_divergence": kl_divergence}}
+    return {"tsne": {"package": result.package, "kl_divergence": kl_divergence}}

@@ -13,7 +13,7 @@ class Embedding:
 
     coordinates: np.ndarray
     kl_divergence: float
-    library: str  # name of the package that computed it
+    package: str  # name of the package that computed it
 
 
 def sample_indices(count: int, population: int, generator: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,7 @@
 #define CHUNKS 16  /* parts of a batch, each with its own sums of the weights' gradients */
 #define INACTIVE 4 /* added to a position, 0 to 3, if the output is zero by ReLU or dropout */
 
-/* Sizes of a block. Must have the same fields as the class Shape in library.py. */
+/* Sizes of a block. Must have the same fields as the class Shape in loader.py. */
 typedef struct {
     int64_t images, height, width, in_channels, out_channels, stride, padding, relu;
 } Shape;

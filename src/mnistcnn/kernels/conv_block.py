@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mnistcnn.kernels.library import Shape, load_library
+from mnistcnn.kernels.loader import Shape, load_library
 
 # For 16 parts of a batch, the kernel adds up gradients separately: 19 MB for this many weights.
 MAX_WEIGHTS = 9 * 32 * 1024

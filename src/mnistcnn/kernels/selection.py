@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mnistcnn.kernels.conv_block import conv_blocks
-from mnistcnn.kernels.library import load_library
+from mnistcnn.kernels.loader import load_library
 from mnistcnn.system.errors import SettingError
 
 log = logging.getLogger(__name__)
