@@ -115,7 +115,9 @@ def test_matrix_product_rate_is_that_of_the_fastest_size(clock, monkeypatch):
         return multiply(a, b, **kwargs)
 
     monkeypatch.setattr(torch, "mm", slow_multiply)
-    assert timing.matrix_product_rate(CPU, (8, 16), min_seconds=4.0) == 2 * 16**3 / 2.0
+    assert (
+        timing.matrix_product_rate(CPU, torch.float32, (8, 16), min_seconds=4.0) == 2 * 16**3 / 2.0
+    )
 
 
 def test_parts_are_measured_in_microseconds_as_medians(clock):

@@ -45,7 +45,7 @@ def batch_losses(
     seed_global(chosen.seed, Stream.DROPOUT, 1)
     model.train()
     for images, labels in training_batches(splits.train, chosen, 1):
-        training_step(model, images, labels, loss_fn, optimizer, scheduler, torch.float32, metrics)
+        training_step(model, images, labels, loss_fn, optimizer, scheduler, metrics)
     return losses
 
 
@@ -90,7 +90,7 @@ def affine_by_matrices(images, angle, scale, shear, flip, interpolation):
 def test_the_learning_curve_equals_that_of_the_plain_implementation(splits, monkeypatch, overrides):
     chosen = settings("data=mnist5k", f"steps={STEPS}", "epochs=1", *overrides)
     fast_model = build_model(chosen, splits)
-    select_kernels(fast_model, "auto", chosen.precision, chosen.compile)
+    select_kernels(fast_model, "auto", "float32", chosen.compile)
     fast_optimizer = build_optimizer(chosen.optimizer, flatten_parameters(fast_model))
     fast = batch_losses(fast_model, fast_optimizer, splits, chosen)
 
@@ -134,14 +134,14 @@ def test_exactly_the_pixels_without_effect_are_cropped(overrides, crop_size):
 def test_scores_from_training_equal_newly_computed_scores(splits):
     """As for a model that is loaded from its checkpoint."""
     model = build_model(settings("data=mnist5k"), splits)
-    test = artifacts._predict_test(model, splits, torch.float32)
-    computed = artifacts._score_splits(model, splits, torch.float32, test, None)
+    test = artifacts._predict_test(model, splits)
+    computed = artifacts._score_splits(model, splits, test, None)
     row = {
         f"{prefix}_{key}": computed[split][key]
         for prefix, split in (("train", "train"), ("val", "validation"))
         for key in ("loss", "accuracy")
     }
-    assert artifacts._score_splits(model, splits, torch.float32, test, row) == computed
+    assert artifacts._score_splits(model, splits, test, row) == computed
 
 
 def test_take_equals_indexing(splits):

@@ -35,6 +35,7 @@ from mnistcnn.runs.directory import (
     METRICS,
     MODEL_SUMMARY,
     NEIGHBOURS,
+    NEXT_BEST,
     PICTURES,
     PREDICTIONS,
     TSNE,
@@ -44,6 +45,7 @@ from mnistcnn.system import atomic_files, signals
 from mnistcnn.system.locks import LOCK_FILE
 from mnistcnn.training import trainer
 from mnistcnn.training.train_run import train_run
+from mnistcnn.training.trainer import Trainer
 
 from .conftest import ROOT, settings
 from .fault_injection import (
@@ -163,6 +165,21 @@ def run_undrawn_and_die(run_dir: Path, moment: str, number: int) -> None:
     run_undrawn(run_dir)
 
 
+def run_large_and_die(run_dir: Path, moment: str, number: int) -> None:
+    """Do as :func:`run_undrawn_and_die` with a network whose checkpoints are written rarely.
+
+    The second of three epochs is the best, and nothing is saved between the first and the last.
+    """
+
+    def score(self: Trainer) -> dict[str, float]:
+        val_accuracy = (0.5, 0.9, 0.7)[self.metrics.epoch - 1]
+        losses = {"train_loss": 1.0, "val_loss": 1.0}
+        return losses | {"train_accuracy": 0.5, "val_accuracy": val_accuracy}
+
+    trainer.LARGE_NETWORK, Trainer._score = 0, score
+    run_undrawn_and_die(run_dir, moment, number)
+
+
 def send_writes(run_dir: Path, sender) -> None:
     """Send the name of each file that a run writes, then None."""
     as_write_error = atomic_files._as_write_error
@@ -244,6 +261,30 @@ def test_runs_killed_at_random_moments_give_the_same_results(
         run_in_process(run_undrawn, run_dir, overrides)
         assert_same_results(run_dir, expected)
     assert killed > 0
+
+
+def test_large_networks_killed_while_writing_give_the_same_results(tmp_path):
+    """Kill at every moment of the writes between the first epoch and the test."""
+
+    def read_files(run_dir: Path) -> list[bytes]:  # metrics.json may have scores of the model
+        return [(run_dir / name).read_bytes() for name in EQUAL_FILES]
+
+    run_in_process(run_large_and_die, tmp_path / "uninterrupted", "after", 0)
+    names, expected = [], read_files(tmp_path / "uninterrupted")
+    for number in range(4, 16):
+        for moment in MOMENTS:
+            run_dir = tmp_path / f"{number}-{moment}"
+            process = start_process(run_large_and_die, run_dir, moment, number)
+            process.join()
+            if process.exitcode == 0:  # a rename, of which no half exists, or an append
+                continue
+            assert process.exitcode == -signal.SIGKILL
+            names.append(tuple(sorted(file_names(run_dir) & {BEST, NEXT_BEST})))
+            run_in_process(run_large_and_die, run_dir, moment, 0)
+            assert read_files(run_dir) == expected
+    # neither, only the one that is not valid yet, and only the valid one
+    assert {*names} == {(), (NEXT_BEST,), (BEST,)}
+    assert load_checkpoint(tmp_path / "uninterrupted" / BEST).epoch == 2
 
 
 def test_runs_killed_while_writing_give_the_same_results(uninterrupted_undrawn, writes, tmp_path):
@@ -399,6 +440,21 @@ def test_a_stop_within_an_epoch_keeps_every_step(uninterrupted, tmp_path, monkey
         assert last.step == min(batches, 44) and last.epoch == 1
         train_run(settings(*SMALL), run_dir, resume=True)
         assert_same_results(run_dir, uninterrupted)
+
+
+def test_a_stopped_large_network_saves_its_best_epoch(uninterrupted, tmp_path, monkeypatch):
+    """Stop in the third epoch: no earlier one is saved, and each was the best."""
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(trainer, "LARGE_NETWORK", 0)
+    with monkeypatch.context() as patch:
+        stop_after_checks(patch, 50)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(settings(*SMALL), run_dir)
+    best, last = load_checkpoint(run_dir / BEST), load_checkpoint(run_dir / LAST)
+    assert (best.epoch, best.step) == (2, 44)
+    assert (last.epoch, last.step) == (2, 46)  # the other checks are those of scored batches
+    train_run(settings(*SMALL), run_dir, resume=True)
+    assert_same_results(run_dir, uninterrupted)
 
 
 def test_a_stop_during_scoring_does_not_lower_samples_per_second(tmp_path, monkeypatch):

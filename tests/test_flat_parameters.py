@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import Module
+from torch.nn import Module, Parameter
 
 from mnistcnn.models.registry import create_model
 from mnistcnn.system.devices import place_model
@@ -25,10 +25,14 @@ def make_model(*overrides: str) -> Module:
     return model
 
 
-def assert_views(model: Module, flat: torch.nn.Parameter) -> None:
+def trained(model: Module) -> list[Parameter]:
+    return [each for each in model.parameters() if each.requires_grad]
+
+
+def assert_views(model: Module, flat: Parameter) -> None:
     """Assert that parameters and gradients are consecutive parts of ``flat`` and its gradient."""
     offset = 0
-    for parameter in model.parameters():
+    for parameter in trained(model):
         for view, whole in ((parameter.data, flat.data), (parameter.grad, flat.grad)):
             assert view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
             assert view.storage_offset() == offset
@@ -48,7 +52,7 @@ def test_parameters_and_gradients_are_views_and_keep_their_values(overrides):
     assert_views(model, flat)
     assert same_weights(model.state_dict(), expected)
     assert flat.grad.count_nonzero() == 0
-    assert len(list(model.parameters())) == len(list(make_model(*overrides).parameters()))
+    assert len(trained(model)) == len(trained(make_model(*overrides)))
 
 
 @pytest.mark.parametrize("overrides", MODELS)
@@ -60,11 +64,11 @@ def test_a_backward_pass_writes_into_the_flat_gradient(overrides):
         torch.manual_seed(1)
         torch.nn.functional.cross_entropy(each(images), labels).backward()
     assert_views(model, flat)
-    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+    for actual, expected in zip(trained(model), trained(plain), strict=True):
         torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-5, atol=1e-6)
     zero_gradients(build_optimizer(settings().optimizer, flat))
     assert_views(model, flat)
-    assert all(parameter.grad.count_nonzero() == 0 for parameter in model.parameters())
+    assert all(parameter.grad.count_nonzero() == 0 for parameter in trained(model))
 
 
 @pytest.mark.parametrize("overrides", MODELS)
@@ -72,7 +76,7 @@ def test_loading_weights_keeps_the_views(overrides):
     model = make_model(*overrides)
     flat = flatten_parameters(model)
     other = make_model(*overrides)
-    for parameter in other.parameters():
+    for parameter in trained(other):
         parameter.data.normal_()
     model.load_state_dict(other.state_dict())
     assert_views(model, flat)
@@ -87,10 +91,10 @@ def test_a_step_is_that_of_separate_parameters(name, overrides):
     flat = flatten_parameters(model)
     optimizer = build_optimizer(optimizer_settings, flat)
     arguments = vars(optimizer_settings) | {"foreach": False}
-    plain_optimizer = OPTIMIZERS[arguments.pop("name")](plain.parameters(), **arguments)
+    plain_optimizer = OPTIMIZERS[arguments.pop("name")](trained(plain), **arguments)
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
-        for parameter, other in zip(model.parameters(), plain.parameters(), strict=True):
+        for parameter, other in zip(trained(model), trained(plain), strict=True):
             other.grad = torch.empty_like(other).normal_(generator=generator)
             parameter.grad.copy_(other.grad)
         optimizer.step()
@@ -98,5 +102,5 @@ def test_a_step_is_that_of_separate_parameters(name, overrides):
     assert_views(model, flat)
     # fused implementations round the last elements of each tensor, less than a vector, differently
     tolerance = 1e-6 if optimizer.defaults.get("fused") else 0
-    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+    for actual, expected in zip(trained(model), trained(plain), strict=True):
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)

@@ -103,7 +103,9 @@ def test_native_kernels_are_refused_without_the_library(command, tmp_path, main)
 def test_without_the_library_a_run_says_that_torch_computes(command, tmp_path):
     code, out, err = command(train.main, *RUN, "epochs=1", "hydra.run.dir=run")
     assert (code, err) == (0, "") and out.count(NOT_BUILT) == 1
-    assert f"kernels=torch: {NOT_BUILT}" in out and "on cpu, kernels=torch" in out
+    assert (
+        f"kernels=torch: {NOT_BUILT}" in out and "on cpu, precision=float32, kernels=torch" in out
+    )
     assert read_metrics(tmp_path / "run")["kernels"] == "torch"
 
 
@@ -173,7 +175,7 @@ def test_a_run_of_the_c_kernels_is_resumed_with_them(command, tmp_path, uninterr
     run_dir = interrupted_run(tmp_path / "run")
     assert read_metrics(run_dir)["kernels"] == "native"
     code, out, err = command(train.main, f"resume={run_dir}")
-    assert (code, err) == (0, "") and "on cpu, kernels=native" in out
+    assert (code, err) == (0, "") and "on cpu, precision=float32, kernels=native" in out
     assert_same_results(run_dir, uninterrupted["native"])
 
 
@@ -183,7 +185,7 @@ def test_a_run_of_torch_is_resumed_with_torch(command, monkeypatch, tmp_path, un
         patch.setattr(selection, "load_library", lambda: None)
         run_dir = interrupted_run(tmp_path / "run")
     code, out, err = command(train.main, f"resume={run_dir}", "kernels=auto")
-    assert (code, err) == (0, "") and "on cpu, kernels=torch" in out
+    assert (code, err) == (0, "") and "on cpu, precision=float32, kernels=torch" in out
     assert_same_results(run_dir, uninterrupted["torch"])
 
 
@@ -221,7 +223,7 @@ def test_without_the_library_a_run_of_the_c_kernels_is_not_resumed(command, monk
     python, option, module, *arguments = shlex.split(typed)
     assert (python, option, module) == ("python", "-m", "mnistcnn.train")
     code, out, err = command(train.main, *arguments)
-    assert (code, err) == (0, "") and "on cpu, kernels=torch" in out
+    assert (code, err) == (0, "") and "on cpu, precision=float32, kernels=torch" in out
     metrics = read_metrics(run_dir)
     assert (metrics["status"], metrics["kernels"]) == ("finished", "torch")
     assert "\nkernels: torch" in (run_dir / CONFIG).read_text()

@@ -316,9 +316,9 @@ def test_corrupt_runs_are_refused_and_not_changed(interrupted, command, name, da
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        (CONFIG, f"format: {FORMAT}", "format: 7"),
-        (METRICS, f'"format": {FORMAT}', '"format": 7'),
-        (LAST, f"checkpoint {FORMAT:06d} sha256", "checkpoint 000007 sha256"),
+        (CONFIG, f"format: {FORMAT}", "format: 6"),
+        (METRICS, f'"format": {FORMAT}', '"format": 6'),
+        (LAST, f"checkpoint {FORMAT:06d} sha256", "checkpoint 000006 sha256"),
     ],
 )
 def test_other_formats_are_refused_by_number(interrupted, command, name, old, new):
@@ -330,7 +330,7 @@ def test_other_formats_are_refused_by_number(interrupted, command, name, old, ne
     assert (code, out) == (2, "")
     assert err == (
         f"mnistcnn: {file} was written by another version of mnistcnn "
-        f"(format 7; this version reads format {FORMAT})\n"
+        f"(format 6; this version reads format {FORMAT})\n"
     )
     assert read_files(interrupted) in (before, before | {LOCK_FILE: b""})
 

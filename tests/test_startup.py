@@ -86,7 +86,7 @@ def test_a_training_step_imports_no_slow_modules():
         "    metrics = TrainMetrics(epoch=1)",
         "    for _ in range(2):",
         "        training_step(model, images, labels, LOSSES['cross_entropy'], optimizer,",
-        "                      scheduler, torch.float32, metrics)",
+        "                      scheduler, metrics)",
         "    optimizer.load_state_dict(optimizer.state_dict())",
         "print(slow_modules())",
     ]

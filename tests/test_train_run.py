@@ -183,7 +183,7 @@ def test_model_summary_shows_the_uncropped_image(finished_run):
     model = load_checkpoint(finished_run / BEST).model
     model.body.register_forward_pre_hook(lambda _, inputs: input_shapes.append(inputs[0].shape))
     splits = load_splits(settings("data=mnist5k").data, seed=0)
-    infer(model, evaluation_batches(splits.test), torch.float32)
+    infer(model, evaluation_batches(splits.test))
     assert input_shapes == [(1000, 1, 26, 26)]
 
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_is_enough_to_rebuild_the_model(finished_run):
     checkpoint = load_checkpoint(finished_run / BEST)
     assert checkpoint.epoch == read_metrics(finished_run)["best_epoch"]
     splits = load_splits(settings("data=mnist5k").data, 0)
-    predictions = infer(checkpoint.model, evaluation_batches(splits.test), torch.float32)
+    predictions = infer(checkpoint.model, evaluation_batches(splits.test))
     assert predictions.correct.mean() == read_metrics(finished_run)["test"]["accuracy"]
     mean, std = splits.pixel_statistics()
     assert checkpoint.model.mean.item() == pytest.approx(mean)

@@ -21,7 +21,6 @@ from mnistcnn.runs.checkpoint import load_checkpoint
 from mnistcnn.runs.directory import BEST, LAST
 from mnistcnn.runs.history import TIMING_KEYS, best_epoch, read_history
 from mnistcnn.runs.metrics_file import RunRecord
-from mnistcnn.system.devices import resolve_device, resolve_precision
 from mnistcnn.system.logs import format_duration
 from mnistcnn.system.random_streams import Stream, seed_global
 from mnistcnn.training import progress, trainer
@@ -35,7 +34,7 @@ from .conftest import TINY, same_weights, settings
 LOSS_TRACE = [
     2.33309, 2.29805, 2.30235, 2.29355, 2.30823, 2.25807, 2.27255, 2.29089, 2.26285, 2.26285,
 ]  # fmt: skip
-CPU, FLOAT32 = torch.device("cpu"), torch.float32
+CPU = torch.device("cpu")
 
 
 def fit(run_dir, *overrides: str):
@@ -76,9 +75,7 @@ def test_the_losses_of_the_first_ten_steps():
     losses = []
     for images, labels in islice(training_batches(splits.train, chosen, 1), 10):
         metrics = TrainMetrics(epoch=1)
-        training_step(
-            model, images, labels, F.cross_entropy, optimizer, scheduler, FLOAT32, metrics
-        )
+        training_step(model, images, labels, F.cross_entropy, optimizer, scheduler, metrics)
         losses.append(metrics.loss)
     assert losses == pytest.approx(LOSS_TRACE, rel=1e-4)
 
@@ -91,7 +88,7 @@ def test_train_metrics_are_weighted_by_samples_and_not_by_batches():
     metrics = TrainMetrics(epoch=1)
     for part in (slice(5), slice(5, None)):
         batch = images[part], labels[part]
-        training_step(model, *batch, F.cross_entropy, optimizer, scheduler, FLOAT32, metrics)
+        training_step(model, *batch, F.cross_entropy, optimizer, scheduler, metrics)
     with torch.no_grad():
         logits = model(images)
     expected = F.cross_entropy(logits, labels).item()
@@ -204,7 +201,7 @@ def test_the_seed_decides_the_weights(tmp_path):
 
 def test_scores_of_an_epoch_are_computed_from_its_weights_without_augmentation(tmp_path):
     model, splits, result = fit(tmp_path, "aug=prose")
-    predictions = infer(model, evaluation_batches(splits.validation), FLOAT32)
+    predictions = infer(model, evaluation_batches(splits.validation))
     assert score(predictions)["accuracy"] == result.history[-1]["val_accuracy"]
     images = to_float(splits.train.pixels)
     with torch.no_grad():
@@ -220,7 +217,7 @@ def test_best_is_the_first_epoch_with_the_highest_validation_accuracy(tmp_path):
     best, last = (load_checkpoint(tmp_path / name) for name in (BEST, LAST))
     assert (best.epoch, last.epoch) == (best_number, 6)
     for checkpoint, row in ((best, result.history[best_number - 1]), (last, result.history[-1])):
-        predictions = infer(checkpoint.model, evaluation_batches(splits.validation), FLOAT32)
+        predictions = infer(checkpoint.model, evaluation_batches(splits.validation))
         assert score(predictions)["accuracy"] == row["val_accuracy"]
 
 
@@ -242,14 +239,6 @@ def test_the_negative_loss_of_the_report(tmp_path):
     losses = [row["train_loss_running"] for row in result.history]
     assert losses[-1] < losses[0] and losses[-1] < -1
     assert result.history[-1]["val_loss"] > 0  # scores are cross-entropy for every training loss
-
-
-def test_devices_and_precisions():
-    assert resolve_device("cpu") == CPU
-    assert resolve_precision("auto", CPU) == torch.float32
-    assert resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
-    assert resolve_precision("float32", torch.device("cuda")) == torch.float32
-    assert resolve_precision("bfloat16", CPU) == torch.bfloat16
 
 
 def test_training_in_bfloat16_on_a_cpu(tmp_path):

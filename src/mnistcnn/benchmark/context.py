@@ -18,6 +18,8 @@ from mnistcnn.data.batches import training_batches
 from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.experiments.documents import markdown_table
 from mnistcnn.kernels.selection import kernels_obstacle, select_kernels
+from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.precision import select_precision
 from mnistcnn.runs.metrics_file import RunRecord
 from mnistcnn.training.step import TrainMetrics
 from mnistcnn.training.trainer import Trainer, build_model
@@ -103,16 +105,20 @@ class Context:
             pass
         return meter.rate
 
-    def matrix_rate(self) -> float:
+    def matrix_rate(self, precision: torch.dtype) -> float:
         """Return the FLOP/s of the fastest matrix product."""
-        return matrix_product_rate(self.device, (256,) if self.quick else ())
+        return matrix_product_rate(self.device, precision, (256,) if self.quick else ())
 
     def trainer(self, settings: TrainSettings) -> Trainer:
-        """Build a new model, in training mode, and its trainer."""
+        """Build a new model and its trainer."""
+        return Trainer(self.model(settings), self.splits, settings, RunRecord(self.new_dir()))
+
+    def model(self, settings: TrainSettings) -> Classifier:
+        """Build a new model, in training mode."""
         model = build_model(settings, self.splits)
-        select_kernels(model, settings.kernels, settings.precision, settings.compile)
-        model.train()
-        return Trainer(model, self.splits, settings, RunRecord(self.new_dir()))
+        precision = select_precision(model, settings.precision)
+        select_kernels(model, settings.kernels, precision, settings.compile)
+        return model.train()
 
     def train(self, *overrides: str) -> Iterator[int]:
         """Train a new model without end; yield the size of each batch after its step.

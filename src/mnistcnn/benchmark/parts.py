@@ -20,7 +20,7 @@ from mnistcnn.data.batches import (
 )
 from mnistcnn.evaluation import embedding
 from mnistcnn.evaluation.embedding import Embedding
-from mnistcnn.evaluation.inference import autocast, infer
+from mnistcnn.evaluation.inference import infer
 from mnistcnn.kernels.conv_block import ConvBlock, conv_blocks
 from mnistcnn.system.devices import place_model
 from mnistcnn.system.errors import MnistcnnError
@@ -62,7 +62,7 @@ def _step_parts(context: Context, kernels: str) -> dict[str, float]:
             images = to_float(batch.pixels)
         with timer.part("augmentation (aug=full)"):
             images = augment_batch(images, parameters[part], settings.aug)
-        with autocast(context.device, trainer.precision):
+        with model.autocast():
             with timer.part("normalisation"):
                 hidden = model.normalize(images)
             for number, block in enumerate(conv_blocks(model), 1):
@@ -166,7 +166,7 @@ def _test_features(context: Context) -> np.ndarray:
     for images, labels in training_batches(context.splits.train, settings, 1):
         trainer.step(images, labels)
     batches = evaluation_batches(context.splits.test)
-    features = infer(trainer.model, batches, trainer.precision, with_features=True).features
+    features = infer(trainer.model, batches, with_features=True).features
     assert features is not None
     return features
 

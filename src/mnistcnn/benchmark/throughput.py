@@ -23,7 +23,6 @@ from mnistcnn.benchmark.timing import (
 )
 from mnistcnn.data.batches import to_float
 from mnistcnn.training.optim import LOSSES
-from mnistcnn.training.trainer import build_model
 
 ONE_THREAD = ", 1 thread"
 
@@ -35,9 +34,10 @@ def training(context: Context) -> Section:
     section = Section(["aug", "", "images/s", f"rate of {MNISTCNN} / this rate"])
     images, labels = torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
     flop = training_flop_per_sample(baselines.build_network(), baselines.loss_fn, images, labels)
+    precision = context.model(context.settings()).precision
     for aug in ("none", "full"):
         measurements = _training(context, aug)
-        measurements["compute bound"] = lambda: context.matrix_rate() / flop
+        measurements["compute bound"] = lambda: context.matrix_rate(precision) / flop
         rates = alternate(measurements, context.rounds)
         for name, values in rates.items():
             ours = MNISTCNN + ONE_THREAD * name.endswith(ONE_THREAD)
@@ -135,15 +135,11 @@ def _network_row(context: Context, name: str) -> list[str | Spread]:
     overrides = [f"model={name}", *(["batch_size=4"] if context.quick else [])]
     settings = context.settings(*overrides)
     few = context.splits.train[:2]
-    flop = training_flop_per_sample(
-        build_model(settings, context.splits),
-        LOSSES[settings.loss],
-        to_float(few.pixels),
-        few.labels,
-    )
+    model, images = context.model(settings), to_float(few.pixels)
+    flop = training_flop_per_sample(model, LOSSES[settings.loss], images, few.labels)
     measurements: Measurements = {
         name: partial(context.rate, context.train(*overrides), warm_up=1),
-        "matrix product": context.matrix_rate,
+        "matrix product": partial(context.matrix_rate, model.precision),
     }
     rates, product_rates = alternate(measurements, context.rounds).values()
     flops, product_flops = spread(rates, flop / 1e9), spread(product_rates, 1e-9)

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnistcnn.kernels.conv_block import computed_by_torch
 from mnistcnn.system import signals
-from mnistcnn.system.devices import resolve_precision
 
 # sizes of the square matrices whose product is timed; the fastest one counts
 MATRIX_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192), "mps": (2048, 4096)}
@@ -135,16 +134,18 @@ def synchronized_time(device: torch.device) -> float:
 
 
 def matrix_product_rate(
-    device: torch.device, sizes: Sequence[int] = (), min_seconds: float = 0.5
+    device: torch.device,
+    precision: torch.dtype,
+    sizes: Sequence[int] = (),
+    min_seconds: float = 0.5,
 ) -> float:
-    """Return the highest FLOP/s of products of two square matrices, in the precision of training.
+    """Return the highest FLOP/s of products of two square matrices of dtype ``precision``.
 
     After a first product, which does not count, each size is repeated for ``min_seconds``.
     """
-    dtype = resolve_precision("auto", device)
     rates = []
     for size in sizes or MATRIX_SIZES[device.type]:
-        a, b = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(2))
+        a, b = (torch.rand(size, size, device=device, dtype=precision) for _ in range(2))
         product = torch.mm(a, b)
         repeats, elapsed = 1, 0.0
         while elapsed < min_seconds:

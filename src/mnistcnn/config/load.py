@@ -14,7 +14,7 @@ Settings = TypeVar("Settings", bound=TrainSettings | EvaluateSettings)
 
 # The version of config.yaml, metrics.json and checkpoints. Increment it if the format of any of
 # these files changes.
-FORMAT = 6
+FORMAT = 7
 COMMAND_KEYS = ("hydra", "resume")  # keys of the command's configuration that are not settings
 
 

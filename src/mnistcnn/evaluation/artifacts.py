@@ -51,7 +51,7 @@ def describe_run(
         "data": splits.describe(),
         "device": devices.describe_device(model.mean.device),
         "threads": torch.get_num_threads(),
-        "precision": str(_resolve_precision(model, settings)).removeprefix("torch."),
+        "precision": str(model.precision).removeprefix("torch."),
     }
 
 
@@ -76,9 +76,8 @@ def write_artifacts(
     scores are then not computed again.
     """
     with record.phase("test"):
-        precision = _resolve_precision(model, settings)
-        test = _predict_test(model, splits, precision)
-        scores = _score_splits(model, splits, precision, test, trained_scores)
+        test = _predict_test(model, splits)
+        scores = _score_splits(model, splits, test, trained_scores)
     writers = _picture_writers(
         model, splits, settings, test, scores["test"]["confusion_matrix"], history
     )
@@ -136,7 +135,7 @@ def redraw_pictures(
     ``record`` has the values of the run's ``metrics.json``. A picture that cannot be drawn again
     remains as it is, and is still listed.
     """
-    test = _predict_test(model, splits, _resolve_precision(model, settings))
+    test = _predict_test(model, splits)
     counts = record.values["test"]["confusion_matrix"]
     writers = _picture_writers(model, splits, settings, test, counts, history)
     _draw({name: writers[name] for name in names}, record)
@@ -159,10 +158,6 @@ def _draw(writers: dict[str, Writer], record: RunRecord) -> None:
         log.warning("the scores are complete, but not written: %s", ", ".join(failures))
 
 
-def _resolve_precision(model: Classifier, settings: TrainSettings) -> torch.dtype:
-    return devices.resolve_precision(settings.precision, model.mean.device)
-
-
 def _peak_memory_bytes(device: torch.device) -> int | None:
     """Return the peak memory of a CUDA device, or of this process on other devices."""
     if device.type == "cuda":
@@ -170,15 +165,14 @@ def _peak_memory_bytes(device: torch.device) -> int | None:
     return provenance.peak_memory_bytes()
 
 
-def _predict_test(model: Classifier, splits: DatasetSplits, precision: torch.dtype) -> Predictions:
+def _predict_test(model: Classifier, splits: DatasetSplits) -> Predictions:
     """Return the predictions for the test set, with features."""
-    return inference.infer(model, evaluation_batches(splits.test), precision, with_features=True)
+    return inference.infer(model, evaluation_batches(splits.test), with_features=True)
 
 
 def _score_splits(
     model: Classifier,
     splits: DatasetSplits,
-    precision: torch.dtype,
     test: Predictions,
     trained_scores: dict[str, float] | None,
 ) -> dict[str, dict[str, Any]]:
@@ -188,7 +182,7 @@ def _score_splits(
         if trained_scores is not None:
             loss, accuracy = trained_scores[f"{name}_loss"], trained_scores[f"{name}_accuracy"]
             return metrics.score_from_accuracy(loss, accuracy, len(images))
-        return metrics.score(inference.infer(model, evaluation_batches(images), precision))
+        return metrics.score(inference.infer(model, evaluation_batches(images)))
 
     return {
         "train": score(splits.train, "train"),

@@ -11,6 +11,7 @@ from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSetting
 from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
 from mnistcnn.kernels.selection import check_kernels, select_kernels
+from mnistcnn.models.precision import select_precision
 from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
 from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, RUN_DIR_KEY, create_run_dir
 from mnistcnn.runs.history import read_history
@@ -48,7 +49,8 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
         with record.phase("data"):
             splits = load_splits(train_settings.data, train_settings.seed).to(device)
         devices.place_model(model, device)
-        kernels = select_kernels(model, settings.kernels, train_settings.precision, "none")
+        precision = select_precision(model, train_settings.precision)
+        kernels = select_kernels(model, settings.kernels, precision, "none")
         record.values |= describe_run(model, splits, train_settings) | {"kernels": kernels}
         record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}
         history = _read_training_history(path, checkpoint)

@@ -1,7 +1,6 @@
 """Run a model over images in evaluation mode."""
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,25 +11,17 @@ from mnistcnn.models.classifier import Classifier
 from mnistcnn.system import signals
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """Return the autocast context for ``precision``; float32 needs none."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, precision)
-
-
 @torch.inference_mode()
 def infer(
     model: Classifier,
     batches: Iterable[tuple[Tensor, Tensor]],
-    precision: torch.dtype,
     with_features: bool = False,
 ) -> Predictions:
     """Predict all batches in one pass in evaluation mode.
 
     ``batches`` yields images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64 on the
-    model's device. Logits and features are computed in ``precision`` and returned as float32 on
-    the CPU, in the order of the batches. Features are kept only if ``with_features`` is set,
+    model's device. Log-probabilities and features are returned as float32 on the CPU, in the order
+    of the batches. Features are kept only if ``with_features`` is set,
     because those of a large network on a large split take much memory.
 
     Raises Stopped before the next batch if a stop signal was received.
@@ -39,8 +30,7 @@ def infer(
     labels, log_probabilities, features = [], [], []
     for images, batch_labels in batches:
         signals.raise_if_stopped()
-        with autocast(images.device, precision):
-            batch_features, logits = model.features_and_logits(images)
+        batch_features, logits = model.features_and_logits(images)
         labels.append(batch_labels)
         log_probabilities.append(logits.float().log_softmax(dim=1))
         if with_features:

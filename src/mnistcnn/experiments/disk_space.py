@@ -76,7 +76,7 @@ def checkpoint_sizes(model: ModelSettings, optimizer: OptimizerSettings) -> Chec
     with torch.device("meta"):
         network = create_model(model)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    state = _optimizer_state_size(optimizer) * network.parameter_count()
+    state = _optimizer_state_size(optimizer) * network.trained_parameter_count()
     return CheckpointSizes(weights + BEST_OVERHEAD, weights + state + LAST_OVERHEAD)
 
 

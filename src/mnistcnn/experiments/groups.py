@@ -38,7 +38,10 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def _differ(runs: Iterable[Run], key: str) -> bool:
-    return len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+    values = {json.dumps(run.settings.get(key)) for run in runs}
+    if key == "precision":
+        values.discard('"auto"')  # of runs that ended before it was chosen
+    return len(values) > 1
 
 
 def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:

@@ -1,9 +1,11 @@
 """Classify images with a body that computes features and a head that scores the classes."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from mnistcnn import IMAGE_SIZE, NUM_CLASSES
+from mnistcnn import IMAGE_SIZE
 
 
 class Classifier(nn.Module):
@@ -14,6 +16,9 @@ class Classifier(nn.Module):
 
     The body receives only the first ``crop_size`` rows and columns of each image; the others must
     not affect the features.
+
+    ``precision`` is the dtype of convolutions and matrix products, float32 or bfloat16; weights are
+    float32 with both.
     """
 
     mean: Tensor
@@ -24,6 +29,7 @@ class Classifier(nn.Module):
         self.body = body
         self.head = head
         self.crop_size = crop_size
+        self.precision = torch.float32
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
 
@@ -38,19 +44,29 @@ class Classifier(nn.Module):
         return (images - self.mean).div_(self.std)
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the penultimate features (N, F) and the logits (N, 10)."""
-        features = self.body(self.normalize(images))
-        # The head may have more outputs than there are classes (4096 in the report's custom
-        # network). The first ten are the classes, the others are unused.
-        return features, self.head(features)[:, :NUM_CLASSES]
+        """Return the penultimate features (N, F) and the logits (N, 10), in ``precision``."""
+        with self.autocast():
+            features = self.body(self.normalize(images))
+            return features, self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (N, 10)."""
+        """Return the logits (N, 10), in ``precision``."""
         return self.features_and_logits(images)[1]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which ``precision`` applies."""
+        if self.precision == torch.float32:
+            return nullcontext()  # entering autocast takes time
+        return torch.autocast(self.mean.device.type, self.precision)
 
     def parameter_count(self) -> int:
         """Return the number of elements of all parameters, without buffers."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def trained_parameter_count(self) -> int:
+        """Return the number of elements of the parameters that training changes."""
+        trained = (each for each in self.parameters() if each.requires_grad)
+        return sum(parameter.numel() for parameter in trained)
 
 
 def scale_channels(size: int, width: float, minimum: int = 1) -> int:

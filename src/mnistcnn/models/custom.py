@@ -27,4 +27,9 @@ def custom(settings: CustomSettings) -> Classifier:
     flat_size = channels[-1] * (IMAGE_SIZE >> len(channels)) ** 2
     layers += [nn.Flatten(), nn.Linear(flat_size, hidden), nn.ReLU(inplace=True)]
     outputs = scale_channels(settings.outputs, settings.width, minimum=NUM_CLASSES)
-    return Classifier(nn.Sequential(*layers), nn.Linear(hidden, outputs))
+    head = nn.Linear(hidden, NUM_CLASSES)
+    if outputs > NUM_CLASSES:
+        # The report's layer has 4096 outputs, of which the first ten are the classes. Nothing
+        # depends on the others: they are stored, but neither computed nor trained.
+        head.unused = nn.Linear(hidden, outputs - NUM_CLASSES).requires_grad_(False)
+    return Classifier(nn.Sequential(*layers), head)

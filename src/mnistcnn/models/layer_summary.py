@@ -1,10 +1,15 @@
 """Summarise a model's layers, output shapes and parameter counts in a table."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from mnistcnn import IMAGE_SIZE
 from mnistcnn.kernels.conv_block import computed_by_torch
 from mnistcnn.models.classifier import Classifier
+
+if TYPE_CHECKING:
+    from torchinfo import ModelStatistics
 
 
 def layer_summary(model: Classifier) -> str:
@@ -12,8 +17,17 @@ def layer_summary(model: Classifier) -> str:
 
     The shapes are those of the uncropped image (26 x 26 after the default network's first
     convolution, as in the report's Figure 3), even if the model crops its input to save time.
-    Torch computes all layers, since torchinfo lists only layers that are called.
     """
+    return str(_summarize(model))
+
+
+def multiplications(model: Classifier) -> int:
+    """Return the number of multiplications for one image of 28 x 28 pixels."""
+    return int(_summarize(model).total_mult_adds)
+
+
+def _summarize(model: Classifier) -> "ModelStatistics":
+    """Call torchinfo. Torch computes all layers, since only layers that are called are listed."""
     from torchinfo import summary
 
     # pass input_data, not input_size: the latter would draw from the global random generator
@@ -22,6 +36,6 @@ def layer_summary(model: Classifier) -> str:
     model.crop_size = IMAGE_SIZE
     try:
         with computed_by_torch(model):
-            return str(summary(model, input_data=image, depth=4, verbose=0))
+            return summary(model, input_data=image, depth=4, verbose=0)
     finally:
         model.crop_size = crop_size

@@ -13,9 +13,10 @@ import struct
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from mnistcnn.config.schema import ModelSettings
 from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model_from_dict
 from mnistcnn.runs.directory import BEST, LAST
-from mnistcnn.system.atomic_files import write_bytes
+from mnistcnn.system.atomic_files import open_atomically
 from mnistcnn.system.errors import CorruptFileError, UsageError
 
 SELECTED_FILE = {"best": BEST, "last": LAST}  # by the setting `select`
@@ -54,7 +55,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    model: Classifier,
+    weights: Mapping[str, Tensor],
     settings: ModelSettings,
     config: str,
     epoch: int,
@@ -63,21 +64,22 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically.
 
-    ``training`` holds plain values and tensors. A checkpoint takes less than 64 KB in addition to
-    weights and optimizer state, for models of up to about 300 tensors. Raises WriteError.
+    ``weights`` is the state dict of a model with ``settings``. ``training`` holds plain values and
+    tensors. A checkpoint takes less than 64 KB in addition to weights and optimizer state, for
+    models of up to about 300 tensors. Raises WriteError.
     """
-    content = io.BytesIO()
     state = {
         "model": asdict(settings),
-        "weights": _pack_tensors(model.state_dict()),
+        "weights": _pack_tensors(weights),
         "config": config,
         "epoch": epoch,
         "step": step,
         "training": training,
     }
-    torch.save(_without_shared_objects(state), content)
-    _seal(content)
-    write_bytes(path, content.getbuffer())
+    with open_atomically(path) as file:
+        sealed = _SealedFile(file)
+        torch.save(_without_shared_objects(state), cast(BinaryIO, sealed))
+        sealed.finish()
 
 
 def _without_shared_objects(value: Any) -> Any:
@@ -96,7 +98,7 @@ def _without_shared_objects(value: Any) -> Any:
     return sys.intern(value) if isinstance(value, str) else value
 
 
-def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _pack_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors to the CPU, as views of one storage per dtype.
 
     Each storage is one file in the zip.
@@ -114,12 +116,43 @@ def _pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # The seal: format and SHA-256 --------------------------------------------------------------------
 
 
-def _seal(content: io.BytesIO) -> None:
-    """Append the seal as the comment of a zip archive that has none."""
-    end = content.seek(-COMMENT_LENGTH_BYTES, io.SEEK_END)
-    digest = hashlib.sha256(content.getbuffer()[:end]).hexdigest()
-    comment = SEAL.format(format=FORMAT, digest=digest).encode()
-    content.write(struct.pack("<H", len(comment)) + comment)
+class _SealedFile:
+    """A file to which ``torch.save`` writes a zip archive, and which adds the seal as its comment.
+
+    The content is hashed while it is written: a large checkpoint is not held in memory.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.end = b""  # the last bytes so far: those of the archive are the comment's length
+        self.error: OSError | None = None
+
+    def write(self, content: bytes | memoryview) -> int:
+        """Write to the file; keep an OSError for :meth:`finish`, since torch would replace it."""
+        self._append(self.end)
+        self._append(content[:-COMMENT_LENGTH_BYTES])
+        self.end = bytes(content[-COMMENT_LENGTH_BYTES:])
+        return len(content)
+
+    def flush(self) -> None:
+        """Do nothing: torch calls it before :meth:`finish`."""
+
+    def finish(self) -> None:
+        """Write the seal. Raises OSError if the file could not be written."""
+        assert self.end == bytes(COMMENT_LENGTH_BYTES)  # an archive without a comment
+        comment = SEAL.format(format=FORMAT, digest=self.digest.hexdigest()).encode()
+        self._append(struct.pack("<H", len(comment)) + comment)
+        if self.error is not None:
+            raise self.error
+
+    def _append(self, content: bytes | memoryview) -> None:
+        self.digest.update(content)
+        try:
+            if self.error is None:
+                self.file.write(content)
+        except OSError as error:
+            self.error = error
 
 
 def _read_sealed(path: Path) -> bytes:

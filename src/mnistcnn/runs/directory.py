@@ -20,6 +20,7 @@ SWEEP = "sweep.json"  # in the directory of a sweep
 PREDICTIONS = "predictions.npz"
 BEST = "best.pt"
 LAST = "last.pt"
+NEXT_BEST = ".best.pt"  # the best.pt that belongs to the next last.pt
 CURVES = "curves.png"
 CONFUSION_PNG = "confusion_matrix.png"
 CONFUSION_CSV = "confusion_matrix.csv"
@@ -43,7 +44,7 @@ PICTURES = [
 # Written after the last epoch.
 RESULT_FILES = [PREDICTIONS, *PICTURES]
 # Written earlier. CONFIG and METRICS identify the run and are therefore removed last.
-TRAINING_FILES = [HISTORY, BEST, LAST, CONFIG, METRICS]
+TRAINING_FILES = [HISTORY, NEXT_BEST, BEST, LAST, CONFIG, METRICS]
 
 RUN_DIR_KEY = "hydra.run.dir"
 MAX_SLUG_LENGTH = 100

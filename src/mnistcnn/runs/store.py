@@ -145,7 +145,11 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings by full name, such as ``model.width``; empty if they cannot be read."""
+        """Settings by full name, such as ``model.width``; empty if they cannot be read.
+
+        ``precision`` is that of the computation, not ``auto``: runs whose device chose differently
+        have different settings.
+        """
         return self._settings_or_reason[0]
 
     @cached_property
@@ -161,6 +165,8 @@ class Run:
             return {}, f"{file} cannot be read: {' '.join(str(error).split())}"
         if type(settings.get("seed")) is not int:
             return {}, f"{file} is not a valid configuration (it has no seed)"
+        if settings.get("precision") == "auto":
+            settings["precision"] = str(self.metrics.get("precision", "auto"))
         return settings, ""
 
     @cached_property

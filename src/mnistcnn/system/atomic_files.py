@@ -13,17 +13,18 @@ from mnistcnn.system.errors import WriteError
 TEMPORARY_SUFFIX = ".unfinished"
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a temporary file next to ``path``, flush it to disk and rename it.
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file next to ``path``; at the end flush it to disk and rename it.
 
-    If anything fails, ``path`` keeps its previous content. Raises WriteError.
+    If anything fails, ``path`` keeps its previous content. Raises WriteError for an OSError.
     """
     with _as_write_error(path):
         descriptor, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                yield file
                 _flush_to_disk(file)
             temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
             temporary.replace(path)
@@ -32,6 +33,19 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically. Raises WriteError."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+def rename(path: Path, name: str) -> None:
+    """Rename a file within its directory; it replaces a file of that name. Raises WriteError."""
+    with _as_write_error(path.with_name(name)):
+        path.replace(path.with_name(name))
+        _flush_directory(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

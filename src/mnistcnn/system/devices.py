@@ -1,4 +1,4 @@
-"""Resolve devices and precisions, and configure the process for them."""
+"""Resolve devices, and configure the process for them."""
 
 import contextlib
 import ctypes
@@ -30,14 +30,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of convolutions and matrix products.
+def has_bfloat16_arithmetic(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":  # of other processors than x86, torch does not tell
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
-    ``auto`` is bfloat16 on CUDA and float32 elsewhere.
-    """
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 at all, possibly slowly."""
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def configure_process(device: torch.device) -> None:

@@ -7,14 +7,14 @@ from torch.optim import Optimizer
 
 
 def flatten_parameters(model: nn.Module) -> Parameter:
-    """Make all parameters and their gradients views of one tensor (P,), and return it.
+    """Make all trained parameters and their gradients views of one tensor (P,), and return it.
 
     An optimizer of this tensor updates all parameters with one operation in place of one for each.
     The parameters, float32 on one device, are stored in their order in the model, those with four
     dimensions in channels-last order. :func:`zero_gradients` must be called before each backward
     pass.
     """
-    parameters = list(model.parameters())
+    parameters = [each for each in model.parameters() if each.requires_grad]
     flat = Parameter(torch.cat([_in_memory_order(each.detach()) for each in parameters]))
     flat.grad = torch.zeros_like(flat)
     sizes = [each.numel() for each in parameters]

@@ -16,6 +16,7 @@ from mnistcnn.runs.directory import (
     EVALUATE_LOG,
     HISTORY,
     LAST,
+    NEXT_BEST,
     RESULT_FILES,
     SWEEP,
 )
@@ -29,12 +30,14 @@ from mnistcnn.system.quoting import override, quote_argument
 class ResumeState:
     """The checkpoint from which training is resumed, and the rows of the completed epochs.
 
-    ``best`` is the content that ``best.pt`` must have, or None before the end of the first epoch.
+    ``best`` is the content that ``best.pt`` must have, or None before the end of the first epoch,
+    and ``best_file`` the name of the file that has it.
     """
 
     checkpoint: Checkpoint
     history: list[dict[str, float]]
     best: Checkpoint | None
+    best_file: str = BEST
 
 
 def resumed_settings(run_dir: Path, overrides: dict[str, Any]) -> TrainSettings:
@@ -109,15 +112,17 @@ def load_resume_state(run_dir: Path, settings: TrainSettings) -> ResumeState | N
     _check_same_run(run_dir, last, settings)
     assert last.training is not None  # just checked
     history = read_verified_history(run_dir, last.epoch, last.training["history_sha256"])
-    return ResumeState(last, history, _load_best(run_dir, last, history))
+    return ResumeState(last, history, *_load_best(run_dir, last, history))
 
 
 def restore_files(run_dir: Path, settings: TrainSettings, state: ResumeState) -> None:
     """Set ``history.jsonl`` and ``best.pt`` to the state of ``last.pt``. Raises WriteError."""
     best, config = state.best, to_yaml(settings)
     write_history(run_dir, state.history)
-    if best is not None and (best is state.checkpoint or best.config != config):
-        save_checkpoint(run_dir / BEST, best.model, settings.model, config, best.epoch, best.step)
+    if best is not None and (state.best_file != BEST or best.config != config):
+        weights = best.model.state_dict()
+        save_checkpoint(run_dir / BEST, weights, settings.model, config, best.epoch, best.step)
+    (run_dir / NEXT_BEST).unlink(missing_ok=True)
 
 
 def _require_untrained(run_dir: Path) -> None:
@@ -151,15 +156,22 @@ def _check_same_run(run_dir: Path, last: Checkpoint, settings: TrainSettings) ->
 
 def _load_best(
     run_dir: Path, last: Checkpoint, history: list[dict[str, float]]
-) -> Checkpoint | None:
-    """Return the content that ``best.pt`` must have; None before the end of the first epoch."""
+) -> tuple[Checkpoint | None, str]:
+    """Return the content that ``best.pt`` must have, and the name of the file that has it.
+
+    The content is None before the end of the first epoch.
+    """
     if not history:
-        return None
+        return None, BEST
     epoch = best_epoch(history)
     assert last.training is not None  # checked by load_resume_state
     if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
-        return last  # the process may have been killed before it wrote best.pt
+        return last, LAST  # the process may have been killed before it wrote best.pt
+    if (run_dir / NEXT_BEST).exists():  # killed while it saved several epochs at once
+        best = load_checkpoint(run_dir / NEXT_BEST)
+        if best.epoch == epoch:
+            return best, NEXT_BEST
     best = load_checkpoint(run_dir / BEST)
     if best.epoch != epoch:
         raise CorruptFileError(f"{run_dir / BEST} holds epoch {best.epoch}, not epoch {epoch}")
-    return best
+    return best, BEST

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnistcnn.evaluation.inference import autocast
 from mnistcnn.system.errors import MnistcnnError
 from mnistcnn.training.flat_parameters import zero_gradients
 
@@ -124,18 +123,16 @@ def training_step(
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    precision: torch.dtype,
     metrics: TrainMetrics,
 ) -> None:
     """Take one optimizer step and add its batch to ``metrics``.
 
-    ``forward`` maps images (N, 1, 28, 28) float32 to logits (N, 10), computed in ``precision``;
+    ``forward`` maps images (N, 1, 28, 28) float32 to logits (N, 10) in float32 or bfloat16;
     ``loss_fn`` takes logits in float32 and labels (N,) int64. Raises NonFiniteLoss if the
     loss is not finite, on a CPU before the step is taken.
     """
     lr = optimizer.param_groups[0]["lr"]
-    with autocast(images.device, precision):
-        logits = forward(images)
+    logits = forward(images)
     loss = loss_fn(logits.float(), labels)
     metrics.add(loss, (logits.detach().argmax(dim=1) == labels).sum(), len(labels), lr)
     zero_gradients(optimizer)

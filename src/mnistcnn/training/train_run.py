@@ -15,6 +15,7 @@ from mnistcnn.evaluation.artifacts import (
     write_artifacts,
 )
 from mnistcnn.kernels.selection import NOT_BUILT, kernels_obstacle, select_kernels
+from mnistcnn.models.precision import select_precision
 from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
@@ -35,6 +36,7 @@ from mnistcnn.system.devices import (
     describe_device,
     place_model,
     resolve_device,
+    supports_bfloat16,
 )
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
@@ -64,7 +66,7 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
         else:
             refuse_existing_run(run_dir, RUN_DIR_KEY)  # again, with the lock held
             write_text(run_dir / CONFIG, to_yaml(settings))
-            metrics = _train_and_test(settings, run_dir, None, settings.kernels)
+            metrics = _train_and_test(settings, run_dir, None, settings.precision, settings.kernels)
         # after all other files: a process that is killed before this leaves a complete run
         if not settings.checkpoint.keep_last:
             _remove_last_checkpoint(run_dir)
@@ -101,13 +103,31 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
             )
     load_images(settings.data)  # without the data, nothing is changed
     resume_state = load_resume_state(run_dir, settings)
-    kernels = settings.kernels
+    precision, kernels = settings.precision, settings.kernels
     if existing is not None and resume_state is not None:
-        kernels = _resumed_kernels(settings, existing)
-    return _train_and_test(settings, run_dir, resume_state, kernels)
+        precision = _resumed_precision(settings, existing)
+        kernels = _resumed_kernels(settings, precision, existing)
+    return _train_and_test(settings, run_dir, resume_state, precision, kernels)
 
 
-def _resumed_kernels(settings: TrainSettings, run: Run) -> str:
+def _resumed_precision(settings: TrainSettings, run: Run) -> str:
+    """Return the precision with which a run was trained, if it was ``auto``.
+
+    Raises UsageError if the device cannot compute in it.
+    """
+    trained = run.metrics.get("precision")
+    if settings.precision != "auto" or trained not in ("bfloat16", "float32"):
+        return settings.precision
+    device = resolve_device(settings.device)
+    if trained == "bfloat16" and not supports_bfloat16(device):
+        raise UsageError(
+            f"{run.path} was trained with precision=bfloat16, which {device} does not have: "
+            "choose another device"
+        )
+    return trained
+
+
+def _resumed_kernels(settings: TrainSettings, precision: str, run: Run) -> str:
     """Return the kernels with which a run was trained, if they are not set explicitly.
 
     Raises UsageError if they are not built on this machine.
@@ -116,7 +136,7 @@ def _resumed_kernels(settings: TrainSettings, run: Run) -> str:
     if settings.kernels != "auto" or trained not in ("native", "torch"):
         return settings.kernels
     device = resolve_device(settings.device)
-    obstacle = kernels_obstacle(device, settings.precision, settings.compile)
+    obstacle = kernels_obstacle(device, precision, settings.compile)
     if trained == "native" and obstacle == NOT_BUILT:
         command = format_command("mnistcnn.train", [override("resume", run.path), "kernels=torch"])
         raise UsageError(
@@ -140,7 +160,8 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
     configure_process(device)
     splits = load_splits(settings.data, settings.seed).to(device)
     place_model(model, device)
-    select_kernels(model, settings.kernels, settings.precision, settings.compile)
+    precision = select_precision(model, _resumed_precision(settings, run))
+    select_kernels(model, settings.kernels, precision, settings.compile)
     with update_record(run.path, LOG) as record:
         # before the settings change: if this process is killed, the next resume draws the pictures
         record.values["missing_pictures"] = list(dict.fromkeys([*names, *run.missing_pictures]))
@@ -160,9 +181,18 @@ def _with_pictures(stored: TrainSettings, requested: TrainSettings) -> TrainSett
 
 
 def _train_and_test(
-    settings: TrainSettings, run_dir: Path, resume_state: ResumeState | None, kernels: str
+    settings: TrainSettings,
+    run_dir: Path,
+    resume_state: ResumeState | None,
+    precision: str,
+    kernels: str,
 ) -> dict[str, Any]:
-    identity = {"config_sha256": config_sha256(settings), "kernels": kernels}
+    """Train and test a model with ``precision`` and ``kernels`` in place of the settings."""
+    identity = {
+        "config_sha256": config_sha256(settings),
+        "precision": precision,
+        "kernels": kernels,
+    }
     with record_run(run_dir, LOG, identity) as record:
         config, file = to_yaml(settings), run_dir / CONFIG
         # after metrics.json, which described a run with the previous settings
@@ -175,14 +205,17 @@ def _train_and_test(
         with record.phase("data"):
             splits = load_splits(settings.data, settings.seed).to(device)
         model = build_model(settings, splits)
-        kernels = select_kernels(model, kernels, settings.precision, settings.compile)
+        precision = select_precision(model, precision)
+        kernels = select_kernels(model, kernels, precision, settings.compile)
         record.values |= describe_run(model, splits, settings) | {"kernels": kernels}
-        record.write()  # before last.pt: a run that is killed in its first epoch keeps its kernels
+        # before last.pt: a run that is killed in its first epoch keeps precision and kernels
+        record.write()
         log.info(
-            "%s with %s parameters on %s, kernels=%s",
+            "%s with %s parameters on %s, precision=%s, kernels=%s",
             settings.model.name,
             f"{model.parameter_count():,}",
             describe_device(device),
+            precision,
             kernels,
         )
         resumed_epochs = 0 if resume_state is None else resume_state.checkpoint.epoch

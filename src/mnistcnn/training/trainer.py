@@ -1,5 +1,6 @@
 """Train a model, from its initial weights to its last checkpoint."""
 
+import copy
 import logging
 import math
 import time
@@ -17,11 +18,12 @@ from mnistcnn.evaluation.metrics import score
 from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model
 from mnistcnn.runs.checkpoint import save_checkpoint
-from mnistcnn.runs.directory import BEST, LAST
+from mnistcnn.runs.directory import BEST, LAST, NEXT_BEST
 from mnistcnn.runs.history import append_history, best_epoch, history_sha256
 from mnistcnn.runs.metrics_file import RunRecord
 from mnistcnn.system import signals
-from mnistcnn.system.devices import place_model, resolve_precision
+from mnistcnn.system.atomic_files import rename
+from mnistcnn.system.devices import place_model
 from mnistcnn.system.random_streams import (
     Stream,
     global_states,
@@ -36,6 +38,18 @@ from mnistcnn.training.resume import ResumeState
 from mnistcnn.training.step import NonFiniteLoss, TrainMetrics, training_step
 
 log = logging.getLogger(__name__)
+
+# trained parameters from which the checkpoints of a network take seconds
+LARGE_NETWORK = 10_000_000
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's state dict after ``epoch`` completed epochs and ``step`` optimizer steps."""
+
+    tensors: dict[str, Tensor]
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,10 @@ class Trainer:
     """Trains ``model`` on ``splits``, both on the same device, and saves it to a run's directory.
 
     Writes ``last.pt`` before the first epoch, and after each epoch ``history.jsonl``, ``last.pt``,
-    ``best.pt`` if the epoch is the best so far, and ``metrics.json``. With a ``resume_state``, the
-    final files are the same as those of an uninterrupted training.
+    ``best.pt`` if the epoch is the best so far, and ``metrics.json``. Checkpoints of a large
+    network take seconds: they are written after an epoch only if ``checkpoint.minutes`` have
+    passed, and after the last one. With a ``resume_state``, the final files are the same as those
+    of an uninterrupted training.
     """
 
     def __init__(
@@ -73,7 +89,6 @@ class Trainer:
     ):
         self.model, self.splits, self.settings, self.record = model, splits, settings, record
         self.device = model.mean.device
-        self.precision = resolve_precision(settings.precision, self.device)
         self.steps_per_epoch = steps_per_epoch(settings, len(splits.train))
         self.forward = compiled_forward(model, settings.compile)
         self.loss_fn = LOSSES[settings.loss]
@@ -84,6 +99,8 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.metrics = TrainMetrics(epoch=1)
         self.config = to_yaml(settings)
+        self.is_large = model.trained_parameter_count() >= LARGE_NETWORK
+        self.unsaved_best: Weights | None = None
         record.values["compile"] = resolve_compile_mode(settings.compile)
         if resume_state is None:
             self.save()
@@ -110,14 +127,19 @@ class Trainer:
                         "early stopping: no better validation accuracy since epoch %d",
                         best_epoch(self.history),
                     )
-                    return FitResult("early_stopped", self.history)
+                    return self._finish("early_stopped")
                 try:
                     row = self._run_epoch(progress)
                 except signals.Stopped:
                     self.save()
                     raise
                 self._end_epoch(row)
-        return FitResult("finished", self.history)
+            return self._finish("finished")
+
+    def _finish(self, status: str) -> FitResult:
+        if self.saved_epochs < len(self.history):
+            self.save()
+        return FitResult(status, self.history)
 
     def _should_stop_early(self) -> bool:
         patience = self.settings.early_stopping.patience
@@ -158,20 +180,20 @@ class Trainer:
             signals.raise_if_stopped()
             self.step(images, labels)
             progress.on_batch(len(labels))
-            if time.monotonic() - self.saved_at >= 60 * settings.checkpoint.minutes:
+            if self._is_save_due():
                 self.save()
         metrics.flush()
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step, as :func:`training_step` does, and add its batch to ``metrics``."""
-        arguments = self.loss_fn, self.optimizer, self.scheduler, self.precision
-        training_step(self.forward, images, labels, *arguments, self.metrics)
+        arguments = self.loss_fn, self.optimizer, self.scheduler, self.metrics
+        training_step(self.forward, images, labels, *arguments)
 
     def _score(self) -> dict[str, float]:
         """Return loss and accuracy on training and validation images, in evaluation mode."""
         scores: dict[str, float] = {}
         for name, images in (("train", self.splits.train), ("val", self.splits.validation)):
-            predictions = infer(self.model, evaluation_batches(images), self.precision)
+            predictions = infer(self.model, evaluation_batches(images))
             values = score(predictions)
             scores |= {f"{name}_loss": values["loss"], f"{name}_accuracy": values["accuracy"]}
         for loss in (scores["train_loss"], scores["val_loss"]):
@@ -190,18 +212,29 @@ class Trainer:
         self.history.append(row)
         append_history(self.record.run_dir, row)
         self.metrics = TrainMetrics(epoch=len(self.history) + 1)
-        self.save()
         is_best = best_epoch(self.history) == len(self.history)
-        if is_best:
-            self._write_checkpoint(BEST)
+        if not self.is_large or self._is_save_due():
+            self.save()
+            if is_best:
+                self._write_checkpoint(BEST, self._weights())
+        elif is_best:
+            self.unsaved_best = copy.deepcopy(self._weights())
         self._update_record()
         self.record.write()
         _log_epoch(row, self.settings.epochs, is_best)
 
     # Saving and resuming -------------------------------------------------------------------------
 
+    def _is_save_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= 60 * self.settings.checkpoint.minutes
+
     def save(self) -> None:
-        """Write ``last.pt``, from which training can be resumed. Call it between two batches."""
+        """Write ``last.pt``, from which training can be resumed. Call it between two batches.
+
+        An earlier epoch that is the best, and not saved yet, becomes ``best.pt``: it is written
+        before ``last.pt``, and renamed after it, so that at any time a file has the best epoch of
+        the current ``last.pt``.
+        """
         metrics = self.metrics.state_dict()  # first: it may raise NonFiniteLoss
         training_state = {
             "optimizer": self.optimizer.state_dict(),
@@ -210,8 +243,16 @@ class Trainer:
             "metrics": metrics,
             "history_sha256": history_sha256(self.history),
         }
-        self._write_checkpoint(LAST, training_state)
-        self.saved_at = time.monotonic()
+        if self.unsaved_best is not None:
+            self._write_checkpoint(NEXT_BEST, self.unsaved_best)
+        self._write_checkpoint(LAST, self._weights(), training_state)
+        if self.unsaved_best is not None:
+            rename(self.record.run_dir / NEXT_BEST, BEST)
+            self.unsaved_best = None
+        self.saved_at, self.saved_epochs = time.monotonic(), len(self.history)
+
+    def _weights(self) -> Weights:
+        return Weights(self.model.state_dict(), len(self.history), self.steps_taken)
 
     def _restore(self, resume_state: ResumeState) -> None:
         checkpoint = resume_state.checkpoint
@@ -223,19 +264,21 @@ class Trainer:
         restore_global_states(state["generators"], self.device)
         self.history = list(resume_state.history)
         self.metrics = TrainMetrics(**state["metrics"])
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_epochs = time.monotonic(), len(self.history)
         if self.history:
             self._update_record()
 
-    def _write_checkpoint(self, name: str, training_state: dict[str, Any] | None = None) -> None:
+    def _write_checkpoint(
+        self, name: str, weights: Weights, training_state: dict[str, Any] | None = None
+    ) -> None:
         with self.record.phase("checkpoints"):
             save_checkpoint(
                 self.record.run_dir / name,
-                self.model,
+                weights.tensors,
                 self.settings.model,
                 self.config,
-                len(self.history),
-                self.steps_taken,
+                weights.epoch,
+                weights.step,
                 training_state,
             )
 
