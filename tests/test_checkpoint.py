@@ -107,12 +107,13 @@ OPTIMIZERS = ["adadelta", "adam", "adamax", "adamw", "rmsprop", "sgd"]
 def optimizer_after_three_steps(
     model: Classifier, optimizer_settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of the model's flat parameter."""
-    flat = flatten_parameters(model)
-    optimizer = build_optimizer(optimizer_settings, flat)
+    """Return the optimizer of the model's flat parameters."""
+    parts = flatten_parameters(model)
+    optimizer = build_optimizer(optimizer_settings, parts)
     generator = torch.Generator().manual_seed(3)
     for _ in range(3):
-        flat.grad.normal_(generator=generator)
+        for part in parts:
+            part.grad.normal_(generator=generator)
         optimizer.step()
     return optimizer
 
@@ -145,7 +146,8 @@ def test_restored_optimizer_takes_identical_steps(tmp_path, name, momentum):
     assert same_weights(actual, expected)
     assert restored.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
     for each in (optimizer, restored):
-        each.param_groups[0]["params"][0].grad.fill_(1)
+        for part in each.param_groups[0]["params"]:
+            part.grad.fill_(1)
     optimizer.step()
     restored.step()
     assert same_weights(restored_model.state_dict(), model.state_dict())

@@ -18,7 +18,7 @@ EPOCHS, STEPS = 4, 5
 def learning_rates(*overrides: str) -> list[float]:
     """Return the learning rates of EPOCHS * STEPS batches, and the one after the last batch."""
     composed = settings("optimizer.lr=0.8", *overrides)
-    optimizer = build_optimizer(composed.optimizer, torch.nn.Parameter(torch.zeros(1)))
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     scheduler = build_scheduler(composed.scheduler, optimizer, EPOCHS, STEPS)
     rates = [optimizer.param_groups[0]["lr"]]
     for _ in range(EPOCHS * STEPS):
@@ -63,7 +63,7 @@ def test_onecycle_peaks_at_the_end_of_the_warmup():
 def test_every_optimizer_descends_with_every_scheduler(name, scheduler_name):
     composed = settings(f"optimizer={name}", f"scheduler={scheduler_name}")
     weight = torch.nn.Parameter(torch.tensor([3.0]))
-    optimizer = build_optimizer(composed.optimizer, weight)
+    optimizer = build_optimizer(composed.optimizer, [weight])
     assert type(optimizer) is without_dynamo_wrappers(OPTIMIZERS[name])
     assert optimizer.defaults["lr"] == composed.optimizer.lr
     scheduler = build_scheduler(composed.scheduler, optimizer, 2, 10)
@@ -78,7 +78,7 @@ def test_every_optimizer_descends_with_every_scheduler(name, scheduler_name):
 @pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.01), (1, 0.19), (2, 0.1)])
 def test_onecycle_with_a_warmup_below_two_steps_is_refused(epochs, warmup):
     composed = settings("scheduler=onecycle", f"scheduler.warmup={warmup}")
-    optimizer = build_optimizer(composed.optimizer, torch.nn.Parameter(torch.zeros(1)))
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     if epochs * 10 * warmup >= 2:
         build_scheduler(composed.scheduler, optimizer, epochs, 10)
         return
@@ -88,6 +88,6 @@ def test_onecycle_with_a_warmup_below_two_steps_is_refused(epochs, warmup):
 
 def test_settings_are_passed_to_the_optimizer():
     composed = settings("optimizer=sgd", "optimizer.momentum=0.3", "optimizer.weight_decay=0.01")
-    optimizer = build_optimizer(composed.optimizer, torch.nn.Parameter(torch.zeros(1)))
+    optimizer = build_optimizer(composed.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.defaults["momentum"] == 0.3
     assert optimizer.defaults["weight_decay"] == 0.01

@@ -88,7 +88,7 @@ def _optimizer_state_size(settings: OptimizerSettings) -> int:
     """
     parameter = Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)
-    optimizer = build_optimizer(settings, parameter)
+    optimizer = build_optimizer(settings, [parameter])
     optimizer.step()
     state = optimizer.state[parameter].values()
     return sum(tensor.element_size() for tensor in state if tensor.numel() == 2)

@@ -5,25 +5,33 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+# Elements that an optimizer updates at once: several operations in turn read the same 4 MB, which
+# remain in the processor's cache. Adamax takes a third of the time of a single large tensor.
+PART_SIZE = 1_000_000
 
-def flatten_parameters(model: nn.Module) -> Parameter:
-    """Make all trained parameters and their gradients views of one tensor (P,), and return it.
 
-    An optimizer of this tensor updates all parameters with one operation in place of one for each.
-    The parameters, float32 on one device, are stored in their order in the model, those with four
-    dimensions in channels-last order. :func:`zero_gradients` must be called before each backward
-    pass.
+def flatten_parameters(model: nn.Module) -> list[Parameter]:
+    """Make all trained parameters and their gradients views of one tensor, and return its parts.
+
+    An optimizer of the parts, each (PART_SIZE,) or smaller, needs few operations: those of a small
+    network are a single one. The parameters, float32 on one device, are stored in their order in
+    the model, those with four dimensions in channels-last order. :func:`zero_gradients` must be
+    called before each backward pass.
     """
     parameters = [each for each in model.parameters() if each.requires_grad]
-    flat = Parameter(torch.cat([_in_memory_order(each.detach()) for each in parameters]))
-    flat.grad = torch.zeros_like(flat)
+    values = torch.cat([_in_memory_order(each.detach()) for each in parameters])
+    gradients = torch.zeros_like(values)
     sizes = [each.numel() for each in parameters]
-    values, gradients = flat.detach().split(sizes), flat.grad.split(sizes)
-    for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
+    for parameter, value, gradient in zip(
+        parameters, values.split(sizes), gradients.split(sizes), strict=True
+    ):
         shape = parameter.shape
         parameter.data = _as_parameter(value, shape)
         parameter.grad = _as_parameter(gradient, shape)
-    return flat
+    parts = [Parameter(part) for part in values.split(PART_SIZE)]
+    for part, gradient in zip(parts, gradients.split(PART_SIZE), strict=True):
+        part.grad = gradient
+    return parts
 
 
 def zero_gradients(optimizer: Optimizer) -> None:

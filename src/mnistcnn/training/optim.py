@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
-def build_optimizer(settings: OptimizerSettings, parameters: Parameter) -> Optimizer:
+def build_optimizer(settings: OptimizerSettings, parameters: list[Parameter]) -> Optimizer:
     """Return torch's optimizer with these settings as arguments, in its fastest implementation.
 
     ``parameters`` are those of a model, from :func:`flatten_parameters`.
@@ -49,8 +49,9 @@ def build_optimizer(settings: OptimizerSettings, parameters: Parameter) -> Optim
     if optimizer_class in (Adam, AdamW, SGD):
         arguments["fused"] = True  # one operation for the whole update
     else:
-        arguments["foreach"] = False  # which is for many parameters, and slower for a single one
-    return without_dynamo_wrappers(optimizer_class)([parameters], **arguments)
+        # on a CPU, and for a single parameter, one operation for several ones is slower
+        arguments["foreach"] = len(parameters) > 1 and parameters[0].is_cuda
+    return without_dynamo_wrappers(optimizer_class)(parameters, **arguments)
 
 
 def check_steps(settings: SchedulerSettings, steps: int) -> None:
