@@ -105,7 +105,8 @@ def make_table_1(folder) -> None:
             row = {"epoch": 1, "val_accuracy": 0.5, "train_accuracy_running": 0.9}
             write_history(run_dir, [row])
             metrics = parse_yaml((run_dir / directory.METRICS).read_text())
-            metrics |= {"model": {"parameters": 14178}, "device": "cpu"}
+            metrics |= {"model": {"parameters": 14178}, "device": "cpu", "precision": "float32"}
+            metrics |= {"peak_memory_bytes": None if seed else 810_000_000}
             metrics |= {"versions": {"torch": "2.14.1"}, "git_commit": "0123456789abcdef"}
             write_json(run_dir / directory.METRICS, metrics)
 
@@ -125,7 +126,10 @@ def test_both_files_show_the_numbers_pictures_and_verdicts(tmp_path):
     assert rows["aug=none, training (running)"] == ["94", "90.00 ± 0.00, n = 2"]
     assert rows["aug=none, parameters"] == ["14,178", "14,178"]
     assert "**aug=full** against **aug=none**: test error -10.000 points" in section
-    assert "4 runs on cpu with torch 2.14.1, 0.1 minutes; commit 0123456." in section
+    assert (
+        "4 runs on cpu in float32 with torch 2.14.1, 0.1 minutes, at most 0.8 GB of memory; "
+        "commit 0123456." in section
+    )
     assert "![Figure 1](cpu/table_1/full0/augmented.png)" in section
     assert "Figure 3:\n\n```text\n8 channels | here\n```" in section
     assert "Figure 2" not in section  # its file is missing

@@ -37,7 +37,7 @@ DIGIT_COLOURS = [
 LINE_STYLES = ["-", "--", ":"]
 MARKERS = "osD^vPX<>*ph"
 MAX_MARKERS = 20  # on a line; more would hide its style
-RUNNING_LABEL = "training (running, with dropout and augmentation)"
+RUNNING_LABEL = "training (running average)"
 INTERVAL_NOTE = "Error bars: 95% interval of the mean over seeds; none with fewer than three seeds."
 
 

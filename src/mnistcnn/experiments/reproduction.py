@@ -16,6 +16,7 @@ from mnistcnn.experiments.results import (
     result_blocks,
     store_results,
 )
+from mnistcnn.experiments.sweep_file import sort_as_typed
 from mnistcnn.runs.directory import create_run_dir
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system import signals, subprocesses
@@ -188,7 +189,7 @@ def write_reproduction(
 
 
 def _section(out: Path, sweep_dir: Path, item: dict[str, Any]) -> list[str]:
-    runs = find_runs(sweep_dir) if sweep_dir.is_dir() else []
+    runs = sort_as_typed(find_runs(sweep_dir), sweep_dir) if sweep_dir.is_dir() else []
     complete = [run for run in runs if run.usable]
     blocks = result_blocks(item, collect_result(item, runs), runs)
     for picture in item.get("pictures", []):

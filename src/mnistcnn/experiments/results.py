@@ -21,6 +21,7 @@ from mnistcnn.experiments.groups import Group, group_runs, matches
 from mnistcnn.experiments.pairing import Collection
 from mnistcnn.experiments.statistics import Mean
 from mnistcnn.experiments.summary import format_percent
+from mnistcnn.experiments.sweep_file import sort_as_typed
 from mnistcnn.experiments.verdicts import verdicts
 from mnistcnn.runs.provenance import short_commit
 from mnistcnn.runs.store import Run, find_runs
@@ -108,14 +109,17 @@ def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
 
 
 def _describe_runs(runs: Sequence[Run]) -> str:
-    """Return a line with the number, device, torch version, commit and duration of runs."""
+    """Return a line with the number, device, precision, duration, memory and commit of runs."""
     devices = sorted({run.metrics["device"] for run in runs})
     torch = sorted({run.metrics["versions"]["torch"] for run in runs})
     commits = sorted({short_commit(run.metrics["git_commit"]) for run in runs})
+    precisions = sorted({run.metrics["precision"] for run in runs})
     minutes = np.sum([run.metrics["seconds"]["total"] for run in runs]) / 60
+    memory = max(run.metrics["peak_memory_bytes"] or 0 for run in runs) / 1e9
     return (
-        f"{len(runs)} run{'' if len(runs) == 1 else 's'} on {', '.join(devices)} with torch "
-        f"{', '.join(torch)}, {minutes:.1f} minutes; commit {', '.join(commits)}."
+        f"{len(runs)} run{'' if len(runs) == 1 else 's'} on {', '.join(devices)} in "
+        f"{', '.join(precisions)} with torch {', '.join(torch)}, {minutes:.1f} minutes, at most "
+        f"{memory:.1f} GB of memory; commit {', '.join(commits)}."
     )
 
 
@@ -167,7 +171,7 @@ def store_results(
     for item in plan["items"]:
         if item["experiment"] in sweeps:
             overrides, sweep_dir = sweeps[item["experiment"]]
-            result = collect_result(item, find_runs(sweep_dir))
+            result = collect_result(item, sort_as_typed(find_runs(sweep_dir), sweep_dir))
             result.measured = f"`{join_arguments(overrides)}`: {result.measured}"
             stored[item["experiment"]] = {
                 **asdict(result),
