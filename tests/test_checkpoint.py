@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import signal
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.registry import create_model, create_model_from_dict
 from mnistcnn.runs import checkpoint
 from mnistcnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from mnistcnn.system import atomic_files
+from mnistcnn.system import atomic_files, signals
 from mnistcnn.system.errors import UsageError, WriteError
 from mnistcnn.training.flat_parameters import flatten_parameters
 from mnistcnn.training.optim import build_optimizer
@@ -38,7 +39,9 @@ def saved(tmp_path) -> tuple[Path, Classifier]:
     model = create_model(model_settings)
     model.set_normalization(0.13, 0.31)
     path = tmp_path / "best.pt"
-    save_checkpoint(path, model.state_dict(), model_settings, "seed: 0\n", epoch=7, step=70)
+    save_checkpoint(
+        path, model.state_dict(), model_settings, "float32", "seed: 0\n", epoch=7, step=70
+    )
     return path, model
 
 
@@ -94,9 +97,32 @@ def test_failed_save_keeps_the_previous_file(saved, monkeypatch):
 
     monkeypatch.setattr(atomic_files.os, "fsync", fail)
     with pytest.raises(WriteError, match="disk full"):
-        save_checkpoint(path, model.state_dict(), settings("model.channels=[4,4]").model, "", 8, 80)
+        save_checkpoint(
+            path, model.state_dict(), settings("model.channels=[4,4]").model, "float32", "", 8, 80
+        )
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_stop_signal_while_a_checkpoint_is_written_is_raised_after_it(saved, monkeypatch):
+    path, model = saved
+    append = checkpoint._SealedFile._append
+
+    def stop_and_append(self, content) -> None:
+        if len(content) > 10_000:  # the weights, which torch writes at once
+            os.kill(os.getpid(), signal.SIGTERM)
+        append(self, content)
+
+    monkeypatch.setattr(checkpoint._SealedFile, "_append", stop_and_append)
+    monkeypatch.setattr(signals, "_handler", signals._StopHandler())
+    previous = signal.signal(signal.SIGTERM, signals._handler)
+    weights, model_settings = model.state_dict(), settings("model.channels=[4,4]").model
+    try:
+        with pytest.raises(signals.Stopped):
+            save_checkpoint(path, weights, model_settings, "float32", "", 8, 80)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert load_checkpoint(path).step == 80
 
 
 # Optimizer state ---------------------------------------------------------------------------------
@@ -133,7 +159,7 @@ def test_restored_optimizer_takes_identical_steps(tmp_path, name, momentum):
     optimizer = optimizer_after_three_steps(model, run_settings.optimizer)
     training = {"optimizer": optimizer.state_dict()}
     save_checkpoint(
-        tmp_path / "last.pt", model.state_dict(), run_settings.model, "", 1, 3, training
+        tmp_path / "last.pt", model.state_dict(), run_settings.model, "float32", "", 1, 3, training
     )
 
     loaded = load_checkpoint(tmp_path / "last.pt")
@@ -171,8 +197,10 @@ def test_checkpoint_is_hardly_larger_than_weights_and_optimizer_state(tmp_path, 
         "optimizer": optimizer.state_dict(),
         "generators": {"cpu": torch.get_rng_state()},
     }
-    save_checkpoint(best, model.state_dict(), run_settings.model, "x" * 2000, 1, 3)
-    save_checkpoint(last, model.state_dict(), run_settings.model, "x" * 2000, 1, 3, training)
+    save_checkpoint(best, model.state_dict(), run_settings.model, "float32", "x" * 2000, 1, 3)
+    save_checkpoint(
+        last, model.state_dict(), run_settings.model, "float32", "x" * 2000, 1, 3, training
+    )
     assert weights_size < best.stat().st_size < weights_size + MAX_OVERHEAD
     total_size = weights_size + optimizer_size
     assert total_size < last.stat().st_size < total_size + MAX_OVERHEAD

@@ -43,7 +43,7 @@ from mnistcnn.runs.directory import (
 from mnistcnn.runs.history import read_history
 from mnistcnn.system import atomic_files, signals
 from mnistcnn.system.locks import LOCK_FILE
-from mnistcnn.training import trainer
+from mnistcnn.training import flat_parameters, trainer
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
@@ -177,6 +177,7 @@ def run_large_and_die(run_dir: Path, moment: str, number: int) -> None:
         return losses | {"train_accuracy": 0.5, "val_accuracy": val_accuracy}
 
     trainer.LARGE_NETWORK, Trainer._score = 0, score
+    flat_parameters.PART_SIZE = 1000  # fourteen parts
     run_undrawn_and_die(run_dir, moment, number)
 
 
@@ -280,6 +281,8 @@ def test_large_networks_killed_while_writing_give_the_same_results(tmp_path):
                 continue
             assert process.exitcode == -signal.SIGKILL
             names.append(tuple(sorted(file_names(run_dir) & {BEST, NEXT_BEST})))
+            if BEST not in names[-1] and load_checkpoint(run_dir / LAST).epoch == 0:
+                (run_dir / NEXT_BEST).write_bytes(b"damaged")  # not needed
             run_in_process(run_large_and_die, run_dir, moment, 0)
             assert read_files(run_dir) == expected
     # neither, only the one that is not valid yet, and only the valid one
@@ -455,6 +458,22 @@ def test_a_stopped_large_network_saves_its_best_epoch(uninterrupted, tmp_path, m
     assert (last.epoch, last.step) == (2, 46)  # the other checks are those of scored batches
     train_run(settings(*SMALL), run_dir, resume=True)
     assert_same_results(run_dir, uninterrupted)
+
+
+def test_a_large_network_that_stops_early_is_saved(tmp_path, monkeypatch):
+    accuracies = (0.5, 0.9, 0.7, 0.7, 0.7)
+
+    def score(self: Trainer) -> dict[str, float]:
+        losses = {"train_loss": 1.0, "val_loss": 1.0, "train_accuracy": 0.5}
+        return losses | {"val_accuracy": accuracies[self.metrics.epoch - 1]}
+
+    monkeypatch.setattr(trainer, "LARGE_NETWORK", 0)
+    monkeypatch.setattr(Trainer, "_score", score)
+    overrides = [*SMALL, "epochs=5", "early_stopping.patience=2", "pictures=false"]
+    metrics = train_run(settings(*overrides), tmp_path)
+    assert (metrics["status"], metrics["epochs"]) == ("early_stopped", 4)
+    epochs = [load_checkpoint(tmp_path / name).epoch for name in (BEST, LAST)]
+    assert epochs == [2, 4]
 
 
 def test_a_stop_during_scoring_does_not_lower_samples_per_second(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from mnistcnn.experiments.disk_space import log_disk_space
 from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.kernels.selection import check_kernels
+from mnistcnn.models.precision import check_precision
 from mnistcnn.runs.directory import (
     MAX_SLUG_LENGTH,
     RUN_DIR_KEY,
@@ -138,10 +139,12 @@ def job_settings(composed: DictConfig, config_name: str, overrides: Sequence[str
 
 
 def _check_machine(settings: TrainSettings | EvaluateSettings) -> None:
-    """Raise SettingError if this machine does not have the device or the kernels that are set."""
+    """Raise SettingError if this machine lacks the device, the precision or the kernels set."""
     device = resolve_device(settings.device)
     compile_mode = settings.compile if isinstance(settings, TrainSettings) else "none"
-    check_kernels(settings.kernels, device, settings.precision or "auto", compile_mode)
+    precision = settings.precision or "auto"
+    check_precision(precision, device)
+    check_kernels(settings.kernels, device, precision, compile_mode)
 
 
 def check_run(config: DictConfig, config_name: str) -> None:

@@ -290,9 +290,9 @@ class EarlyStoppingSettings:
 
 @dataclass(kw_only=True)
 class CheckpointSettings:
-    """Writing of ``last.pt`` within an epoch, and its removal from a complete run."""
+    """Writing of ``last.pt``, and its removal from a complete run."""
 
-    minutes: float = number(0)  # between two checkpoints within an epoch
+    minutes: float = number(0)  # between two checkpoints within an epoch, or of a large network
     keep_last: bool  # whether a complete run keeps last.pt
 
 

@@ -51,7 +51,7 @@ def describe_run(
         "data": splits.describe(),
         "device": devices.describe_device(model.mean.device),
         "threads": torch.get_num_threads(),
-        "precision": str(model.precision).removeprefix("torch."),
+        "precision": model.precision_name,
     }
 
 

@@ -10,8 +10,9 @@ from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
 from mnistcnn.data.dataset import load_images, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
+from mnistcnn.kernels.conv_block import conv_blocks
 from mnistcnn.kernels.selection import check_kernels, select_kernels
-from mnistcnn.models.precision import select_precision
+from mnistcnn.models.precision import check_precision, select_precision
 from mnistcnn.runs.checkpoint import SELECTED_FILE, Checkpoint, load_checkpoint
 from mnistcnn.runs.directory import CONFIG, CURVES, EVALUATE_LOG, RUN_DIR_KEY, create_run_dir
 from mnistcnn.runs.history import read_history
@@ -39,7 +40,10 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
     load_images(train_settings.data)  # without the data, no directory is created
     device = devices.resolve_device(train_settings.device)
-    check_kernels(settings.kernels, device, train_settings.precision, "none")
+    precision = settings.precision or model.precision_name
+    check_precision(precision, device)
+    if conv_blocks(model):
+        check_kernels(settings.kernels, device, precision, "none")
 
     run_dir = create_run_dir(run_dir, RUN_DIR_KEY)
     with lock_run_dir(run_dir), record_run(run_dir, EVALUATE_LOG) as record:
@@ -49,7 +53,7 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
         with record.phase("data"):
             splits = load_splits(train_settings.data, train_settings.seed).to(device)
         devices.place_model(model, device)
-        precision = select_precision(model, train_settings.precision)
+        precision = select_precision(model, precision)
         kernels = select_kernels(model, settings.kernels, precision, "none")
         record.values |= describe_run(model, splits, train_settings) | {"kernels": kernels}
         record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}

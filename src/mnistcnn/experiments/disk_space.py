@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from mnistcnn.config.schema import ModelSettings, OptimizerSettings, TrainSettings
 from mnistcnn.models.registry import create_model
 from mnistcnn.training.optim import build_optimizer
+from mnistcnn.training.trainer import LARGE_NETWORK
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,11 @@ MIN_FRACTION = 0.1  # of the free space that is worth a line
 
 @dataclass(frozen=True)
 class CheckpointSizes:
-    """Sizes of a run's checkpoints in bytes."""
+    """Sizes of a run's checkpoints in bytes; ``next_best`` exists while a large one is saved."""
 
     best: int
     last: int
+    next_best: int
 
 
 def log_disk_space(directory: Path, jobs: Sequence[TrainSettings], concurrent: int) -> None:
@@ -67,7 +69,7 @@ def sweep_size(jobs: Sequence[TrainSettings], concurrent: int, keep_last: bool =
         kept = keep_last and job.checkpoint.keep_last
         total += sizes[key].best + OTHER_FILES + kept * sizes[key].last
         # a running job has last.pt in any case, and a second copy while it writes it
-        temporary.append((1 if kept else 2) * sizes[key].last)
+        temporary.append((1 if kept else 2) * sizes[key].last + sizes[key].next_best)
     return total + sum(sorted(temporary)[-concurrent:])
 
 
@@ -76,8 +78,13 @@ def checkpoint_sizes(model: ModelSettings, optimizer: OptimizerSettings) -> Chec
     with torch.device("meta"):
         network = create_model(model)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    state = _optimizer_state_size(optimizer) * network.trained_parameter_count()
-    return CheckpointSizes(weights + BEST_OVERHEAD, weights + state + LAST_OVERHEAD)
+    trained = network.trained_parameter_count()
+    best, last = weights + BEST_OVERHEAD, weights + LAST_OVERHEAD
+    return CheckpointSizes(
+        best,
+        last + _optimizer_state_size(optimizer) * trained,
+        next_best=best if trained >= LARGE_NETWORK else 0,
+    )
 
 
 def _optimizer_state_size(settings: OptimizerSettings) -> int:

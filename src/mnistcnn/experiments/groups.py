@@ -19,7 +19,8 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
 
     If the selected option of a config group varies, the group's other settings are included only if
     they also vary between runs with the same option: ``model=convnet,custom`` gives ``model.name``
-    and no other key of ``model``.
+    and no other key of ``model``. A precision that was chosen automatically is included only if it
+    differs between runs whose other settings are equal.
     """
     runs = [run for run in runs if run.settings]
     all_keys = dict.fromkeys(key for run in runs for key in run.settings)
@@ -28,7 +29,9 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
     varying = []
     for key in keys:
         option = key.rpartition(".")[0] + ".name"
-        if key in varying_options or option not in varying_options:
+        if key == "precision":
+            is_varying = _precision_varies(runs)
+        elif key in varying_options or option not in varying_options:
             is_varying = _differ(runs, key)
         else:
             is_varying = any(_differ(part, key) for part in _split_by(runs, option))
@@ -38,10 +41,17 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def _differ(runs: Iterable[Run], key: str) -> bool:
-    values = {json.dumps(run.settings.get(key)) for run in runs}
-    if key == "precision":
-        values.discard('"auto"')  # of runs that ended before it was chosen
-    return len(values) > 1
+    return len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+
+
+def _precision_varies(runs: Sequence[Run]) -> bool:
+    if len({run.typed_settings.get("precision") for run in runs}) > 1:
+        return True
+    chosen: dict[str, set[object]] = {}
+    for run in runs:
+        if run.settings["precision"] != "auto":  # the run ended before it was chosen
+            chosen.setdefault(typed_key(run), set()).add(run.settings["precision"])
+    return any(len(values) > 1 for values in chosen.values())
 
 
 def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:
@@ -127,9 +137,18 @@ class Group:
 
 def group_key(run: Run) -> str:
     """Return text that is equal for runs that differ only in their seeds."""
+    return _key(run.settings)
+
+
+def typed_key(run: Run) -> str:
+    """Return the :func:`group_key` that runs have before ``precision=auto`` is replaced."""
+    return _key(run.typed_settings)
+
+
+def _key(settings: dict[str, Any]) -> str:
     omitted = ("seed", *NON_IDENTITY_KEYS)
-    settings = {key: value for key, value in run.settings.items() if key not in omitted}
-    return json.dumps(settings, sort_keys=True)
+    identity = {key: value for key, value in settings.items() if key not in omitted}
+    return json.dumps(identity, sort_keys=True)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:

@@ -1,11 +1,19 @@
 """Choose which groups of runs are compared, which one is the baseline, and how they are named."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mnistcnn.experiments.groups import Group, group_key, group_runs, label, matches, varying_keys
+from mnistcnn.experiments.groups import (
+    Group,
+    group_key,
+    group_runs,
+    label,
+    matches,
+    typed_key,
+    varying_keys,
+)
 from mnistcnn.experiments.sweep_file import NOT_TYPED, Position
 from mnistcnn.runs.store import Run
 from mnistcnn.system.errors import UsageError
@@ -64,12 +72,22 @@ def pair_groups(collections: Sequence[Collection], baseline: str | None) -> Pair
     Raises UsageError if there is nothing to compare, or if ``baseline`` is not valid.
     """
     collections = [each for each in collections if each.runs]
-    identities = [
-        {(group_key(run), run.seed) for run in collection.runs} for collection in collections
-    ]
+    key = _directory_key(collections)
+    identities = [{(key(run), run.seed) for run in collection.runs} for collection in collections]
     if sum(map(len, identities)) > len(set().union(*identities)):
-        return _pair_directories(collections, baseline)
+        return _pair_directories(collections, baseline, key)
     return _pair_settings(collections, baseline)
+
+
+def _directory_key(collections: Sequence[Collection]) -> Callable[[Run], str]:
+    """Return the function whose result is equal for runs of the same group in two directories.
+
+    ``precision=auto`` may have chosen differently for the same command on another device.
+    """
+    for collection in collections:
+        if len(set(map(group_key, collection.runs))) > len(set(map(typed_key, collection.runs))):
+            return group_key
+    return typed_key
 
 
 # Groups across directories -----------------------------------------------------------------------
@@ -201,17 +219,19 @@ class _Entry:
     group: Group
 
 
-def _pair_directories(collections: Sequence[Collection], baseline: str | None) -> Pairing:
+def _pair_directories(
+    collections: Sequence[Collection], baseline: str | None, key: Callable[[Run], str]
+) -> Pairing:
     first, *others = _first_directory(collections, baseline)
     keys = [
         key
         for key in varying_keys(run for each in collections for run in each.runs)
         if key != "seed"
     ]
-    baselines = {entry.key: entry for entry in _entries(first, keys)}
+    baselines = {entry.key: entry for entry in _entries(first, key, keys)}
     entries = [
         *baselines.values(),
-        *(entry for each in others for entry in _entries(each, keys, list(baselines))),
+        *(entry for each in others for entry in _entries(each, key, keys, list(baselines))),
     ]
     # a single group is also the baseline of groups with other settings
     fallback = next(iter(baselines.values())) if len(baselines) == 1 else None
@@ -262,15 +282,18 @@ def _first_directory(collections: Sequence[Collection], baseline: str | None) ->
 
 
 def _entries(
-    collection: Collection, keys: Sequence[str], order: Sequence[str] = ()
+    collection: Collection,
+    key: Callable[[Run], str],
+    names: Sequence[str],
+    order: Sequence[str] = (),
 ) -> list[_Entry]:
-    """Return the groups of a directory; those in ``order``, which are group keys, come first."""
+    """Return the groups of a directory; those in ``order``, which are keys, come first."""
     name = collection.name
     entries = [
         _Entry(
             name,
-            f"{name}: {label(group.settings, keys)}" if keys else name,
-            group_key(group.runs[0]),
+            f"{name}: {label(group.settings, names)}" if names else name,
+            key(group.runs[0]),
             group,
         )
         for group in group_runs(collection.runs)

@@ -115,11 +115,12 @@ def _describe_runs(runs: Sequence[Run]) -> str:
     commits = sorted({short_commit(run.metrics["git_commit"]) for run in runs})
     precisions = sorted({run.metrics["precision"] for run in runs})
     minutes = np.sum([run.metrics["seconds"]["total"] for run in runs]) / 60
-    memory = max(run.metrics["peak_memory_bytes"] or 0 for run in runs) / 1e9
+    peaks = [peak for run in runs if (peak := run.metrics["peak_memory_bytes"])]
+    memory = f", at most {max(peaks) / 1e9:.1f} GB of memory" if peaks else ""
     return (
         f"{len(runs)} run{'' if len(runs) == 1 else 's'} on {', '.join(devices)} in "
-        f"{', '.join(precisions)} with torch {', '.join(torch)}, {minutes:.1f} minutes, at most "
-        f"{memory:.1f} GB of memory; commit {', '.join(commits)}."
+        f"{', '.join(precisions)} with torch {', '.join(torch)}, {minutes:.1f} "
+        f"minutes{memory}; commit {', '.join(commits)}."
     )
 
 

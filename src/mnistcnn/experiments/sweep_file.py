@@ -132,7 +132,7 @@ def group_positions(runs: Sequence[Run], root: Path) -> dict[str, Position]:
     positions: dict[str, Position] = {}
     for run in runs:
         sweep = sweeps[run.path]
-        indices = _indices(run.settings, values[sweep])
+        indices = _indices(run.typed_settings, values[sweep])
         position = Position(starts[sweep], sweep, indices, run.started_at or UNKNOWN_TIME)
         key = group_key(run)
         positions[key] = min(position, positions.get(key, position))

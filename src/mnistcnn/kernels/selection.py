@@ -17,7 +17,7 @@ NOT_BUILT = "the C kernels are not built (installing the package with GCC or Cla
 def kernels_obstacle(device: torch.device, precision: str, compile_mode: str) -> str | None:
     """Return why the C kernels cannot be used; None if they can.
 
-    ``precision`` and ``compile_mode`` are the settings of these names.
+    ``precision`` is a setting or the precision of a model, ``compile_mode`` a setting.
     """
     if device.type != "cpu":
         return f"the device is {device.type}"
@@ -44,9 +44,9 @@ def select_kernels(model: nn.Module, setting: str, precision: str, compile_mode:
     ``auto`` is native on a CPU in float32 without compilation, if the kernels are built and the
     model has a block for them. Raises SettingError as :func:`check_kernels` does.
     """
-    device = next(model.parameters()).device
-    check_kernels(setting, device, precision, compile_mode)
-    blocks = conv_blocks(model)
+    device, blocks = next(model.parameters()).device, conv_blocks(model)
+    if blocks:
+        check_kernels(setting, device, precision, compile_mode)
     obstacle = kernels_obstacle(device, precision, compile_mode)
     if blocks and setting == "auto" and obstacle == NOT_BUILT:
         log.info("kernels=torch: %s", NOT_BUILT)

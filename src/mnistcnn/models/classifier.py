@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from mnistcnn import IMAGE_SIZE
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 class Classifier(nn.Module):
     """A body that maps images to features (N, F), followed by a linear head.
@@ -52,6 +54,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, 10), in ``precision``."""
         return self.features_and_logits(images)[1]
+
+    @property
+    def precision_name(self) -> str:
+        """``float32`` or ``bfloat16``."""
+        return str(self.precision).removeprefix("torch.")
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which ``precision`` applies."""

@@ -21,7 +21,7 @@ def layer_summary(model: Classifier) -> str:
     return str(_summarize(model))
 
 
-def multiplications(model: Classifier) -> int:
+def multiplications_per_image(model: Classifier) -> int:
     """Return the number of multiplications for one image of 28 x 28 pixels."""
     return int(_summarize(model).total_mult_adds)
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from mnistcnn.config.load import FORMAT, check_format
 from mnistcnn.config.schema import ModelSettings
-from mnistcnn.models.classifier import Classifier
+from mnistcnn.models.classifier import PRECISIONS, Classifier
 from mnistcnn.models.registry import create_model_from_dict
 from mnistcnn.runs.directory import BEST, LAST
+from mnistcnn.system import signals
 from mnistcnn.system.atomic_files import open_atomically
 from mnistcnn.system.errors import CorruptFileError, UsageError
 
@@ -39,7 +40,7 @@ COMMENT_LENGTH_BYTES = 2  # bytes of the field before a zip archive's comment
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in evaluation mode on the CPU, and the state in which it was saved.
+    """A model in evaluation mode on the CPU, with its precision, and the state when it was saved.
 
     ``config`` is the content of the run's ``config.yaml``, ``epoch`` the number of completed
     epochs and ``step`` the number of optimizer steps. ``training`` is the state needed to resume,
@@ -57,6 +58,7 @@ def save_checkpoint(
     path: Path,
     weights: Mapping[str, Tensor],
     settings: ModelSettings,
+    precision: str,
     config: str,
     epoch: int,
     step: int,
@@ -64,19 +66,22 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically.
 
-    ``weights`` is the state dict of a model with ``settings``. ``training`` holds plain values and
+    ``weights`` is the state dict of a model with ``settings`` and ``precision`` (``float32`` or
+    ``bfloat16``). ``training`` holds plain values and
     tensors. A checkpoint takes less than 64 KB in addition to weights and optimizer state, for
     models of up to about 300 tensors. Raises WriteError.
     """
     state = {
         "model": asdict(settings),
+        "precision": precision,
         "weights": _pack_tensors(weights),
         "config": config,
         "epoch": epoch,
         "step": step,
         "training": training,
     }
-    with open_atomically(path) as file:
+    # torch would replace a Stopped that is raised while it calls the file
+    with signals.deferred(), open_atomically(path) as file:
         sealed = _SealedFile(file)
         torch.save(_without_shared_objects(state), cast(BinaryIO, sealed))
         sealed.finish()
@@ -119,13 +124,13 @@ def _pack_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _SealedFile:
     """A file to which ``torch.save`` writes a zip archive, and which adds the seal as its comment.
 
-    The content is hashed while it is written: a large checkpoint is not held in memory.
+    The content is hashed while it is written: the archive is not built in memory.
     """
 
     def __init__(self, file: BinaryIO):
         self.file = file
         self.digest = hashlib.sha256()
-        self.end = b""  # the last bytes so far: those of the archive are the comment's length
+        self.end = b""  # the last two bytes: at the end, the length of the archive's comment
         self.error: OSError | None = None
 
     def write(self, content: bytes | memoryview) -> int:
@@ -198,6 +203,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with warnings.catch_warnings(action="ignore"):  # torch warns about foreign files
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         model = _rebuild_model(state["model"], state["weights"])
+        model.precision = PRECISIONS[state["precision"]]
         config, epoch, step = str(state["config"]), int(state["epoch"]), int(state["step"])
         return Checkpoint(model.eval(), config, epoch, step, state["training"])
     except Exception as error:  # torch raises a dozen types for a foreign file

@@ -147,9 +147,17 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Settings by full name, such as ``model.width``; empty if they cannot be read.
 
-        ``precision`` is that of the computation, not ``auto``: runs whose device chose differently
-        have different settings.
+        ``precision`` is the one that ``auto`` has chosen: runs for which the choice was different
+        are different groups.
         """
+        settings = self.typed_settings
+        if settings.get("precision") != "auto":
+            return settings
+        return settings | {"precision": str(self.metrics.get("precision", "auto"))}
+
+    @property
+    def typed_settings(self) -> dict[str, Any]:
+        """Settings as in ``config.yaml``; empty if they cannot be read."""
         return self._settings_or_reason[0]
 
     @cached_property
@@ -165,8 +173,6 @@ class Run:
             return {}, f"{file} cannot be read: {' '.join(str(error).split())}"
         if type(settings.get("seed")) is not int:
             return {}, f"{file} is not a valid configuration (it has no seed)"
-        if settings.get("precision") == "auto":
-            settings["precision"] = str(self.metrics.get("precision", "auto"))
         return settings, ""
 
     @cached_property

@@ -33,7 +33,8 @@ def resolve_device(name: str) -> torch.device:
 def has_bfloat16_arithmetic(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":  # of other processors than x86, torch does not tell
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False

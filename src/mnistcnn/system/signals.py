@@ -138,12 +138,13 @@ def raise_if_stopped() -> None:
 def deferred() -> Iterator[None]:
     """Raise no stop signal inside the context, except by :func:`raise_if_stopped`.
 
-    A signal that is still pending is raised at the end of the context.
+    A signal that is still pending is raised at the end of the outermost context.
     """
-    handler = _handler
+    handler, was_deferring = _handler, _handler.deferring
     handler.deferring = True
     try:
         yield
     finally:
-        handler.deferring = False
-    raise_if_stopped()
+        handler.deferring = was_deferring
+    if not was_deferring:
+        raise_if_stopped()

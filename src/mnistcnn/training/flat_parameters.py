@@ -1,4 +1,4 @@
-"""Store the parameters of a model, and their gradients, in one tensor each."""
+"""Store the trained parameters of a model, and their gradients, in one tensor each."""
 
 import torch
 from torch import Tensor, nn

@@ -49,7 +49,7 @@ def build_optimizer(settings: OptimizerSettings, parameters: list[Parameter]) ->
     if optimizer_class in (Adam, AdamW, SGD):
         arguments["fused"] = True  # one operation for the whole update
     else:
-        # on a CPU, and for a single parameter, one operation for several ones is slower
+        # on a CPU, and for a single part, foreach is slower
         arguments["foreach"] = len(parameters) > 1 and parameters[0].is_cuda
     return without_dynamo_wrappers(optimizer_class)(parameters, **arguments)
 

@@ -1,5 +1,6 @@
 """Resume a run: check which settings may change, and verify the files of its directory."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def restore_files(run_dir: Path, settings: TrainSettings, state: ResumeState) ->
     write_history(run_dir, state.history)
     if best is not None and (state.best_file != BEST or best.config != config):
         weights = best.model.state_dict()
-        save_checkpoint(run_dir / BEST, weights, settings.model, config, best.epoch, best.step)
+        arguments = settings.model, best.model.precision_name, config, best.epoch, best.step
+        save_checkpoint(run_dir / BEST, weights, *arguments)
     (run_dir / NEXT_BEST).unlink(missing_ok=True)
 
 
@@ -167,7 +169,8 @@ def _load_best(
     assert last.training is not None  # checked by load_resume_state
     if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
         return last, LAST  # the process may have been killed before it wrote best.pt
-    if (run_dir / NEXT_BEST).exists():  # killed while it saved several epochs at once
+    # the process may have been killed while it saved several epochs at once
+    with contextlib.suppress(CorruptFileError):  # missing, as it usually is, or damaged
         best = load_checkpoint(run_dir / NEXT_BEST)
         if best.epoch == epoch:
             return best, NEXT_BEST

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.data.dataset import load_images, load_splits
@@ -14,7 +16,14 @@ from mnistcnn.evaluation.artifacts import (
     redraw_pictures,
     write_artifacts,
 )
-from mnistcnn.kernels.selection import NOT_BUILT, kernels_obstacle, select_kernels
+from mnistcnn.kernels.conv_block import conv_blocks
+from mnistcnn.kernels.selection import (
+    NOT_BUILT,
+    check_kernels,
+    kernels_obstacle,
+    select_kernels,
+)
+from mnistcnn.models.classifier import Classifier
 from mnistcnn.models.precision import select_precision
 from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
@@ -104,27 +113,27 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
     load_images(settings.data)  # without the data, nothing is changed
     resume_state = load_resume_state(run_dir, settings)
     precision, kernels = settings.precision, settings.kernels
-    if existing is not None and resume_state is not None:
-        precision = _resumed_precision(settings, existing)
-        kernels = _resumed_kernels(settings, precision, existing)
+    if resume_state is not None:
+        device, model = resolve_device(settings.device), resume_state.checkpoint.model
+        precision = _trained_precision(model, device, run_dir)
+        if existing is not None:
+            kernels = _resumed_kernels(settings, precision, existing)
+        if conv_blocks(model):
+            check_kernels(kernels, device, precision, settings.compile)
     return _train_and_test(settings, run_dir, resume_state, precision, kernels)
 
 
-def _resumed_precision(settings: TrainSettings, run: Run) -> str:
-    """Return the precision with which a run was trained, if it was ``auto``.
+def _trained_precision(model: Classifier, device: torch.device, run_dir: Path) -> str:
+    """Return the precision of a model that was loaded from a checkpoint in ``run_dir``.
 
-    Raises UsageError if the device cannot compute in it.
+    Raises UsageError if ``device`` cannot compute in it.
     """
-    trained = run.metrics.get("precision")
-    if settings.precision != "auto" or trained not in ("bfloat16", "float32"):
-        return settings.precision
-    device = resolve_device(settings.device)
-    if trained == "bfloat16" and not supports_bfloat16(device):
+    if model.precision == torch.bfloat16 and not supports_bfloat16(device):
         raise UsageError(
-            f"{run.path} was trained with precision=bfloat16, which {device} does not have: "
+            f"{run_dir} was trained with precision=bfloat16, which {device} does not have: "
             "choose another device"
         )
-    return trained
+    return model.precision_name
 
 
 def _resumed_kernels(settings: TrainSettings, precision: str, run: Run) -> str:
@@ -157,10 +166,11 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
         return run.metrics
     model = load_checkpoint(run.path / SELECTED_FILE[stored.select]).model
     device = resolve_device(settings.device)
+    precision = _trained_precision(model, device, run.path)
     configure_process(device)
     splits = load_splits(settings.data, settings.seed).to(device)
     place_model(model, device)
-    precision = select_precision(model, _resumed_precision(settings, run))
+    precision = select_precision(model, precision)
     select_kernels(model, settings.kernels, precision, settings.compile)
     with update_record(run.path, LOG) as record:
         # before the settings change: if this process is killed, the next resume draws the pictures
@@ -187,7 +197,7 @@ def _train_and_test(
     precision: str,
     kernels: str,
 ) -> dict[str, Any]:
-    """Train and test a model with ``precision`` and ``kernels`` in place of the settings."""
+    """Train and test a model; ``precision`` and ``kernels`` replace the settings of these names."""
     identity = {
         "config_sha256": config_sha256(settings),
         "precision": precision,

@@ -207,17 +207,20 @@ class Trainer:
 
         The order lets a run resume from a crash between any two files: ``last.pt`` has a hash of
         the history, from which surplus rows can be removed, and a missing ``best.pt`` can be
-        restored from ``last.pt``.
+        restored from ``last.pt``. Epochs of a large network that are not saved are repeated.
         """
         self.history.append(row)
         append_history(self.record.run_dir, row)
         self.metrics = TrainMetrics(epoch=len(self.history) + 1)
         is_best = best_epoch(self.history) == len(self.history)
         if not self.is_large or self._is_save_due():
+            if is_best:
+                self.unsaved_best = None
             self.save()
             if is_best:
                 self._write_checkpoint(BEST, self._weights())
         elif is_best:
+            self.unsaved_best = None  # free its memory first
             self.unsaved_best = copy.deepcopy(self._weights())
         self._update_record()
         self.record.write()
@@ -276,6 +279,7 @@ class Trainer:
                 self.record.run_dir / name,
                 weights.tensors,
                 self.settings.model,
+                self.model.precision_name,
                 self.config,
                 weights.epoch,
                 weights.step,
