@@ -56,6 +56,7 @@ def make_run(
         "config_sha256": config_sha256(run_settings),
         "data": {"train": round(50_000 * run_settings.data.fraction)},
         "seconds": {"total": seconds},
+        "precision": "float32",
     }
     if status in COMPLETE_STATUSES:
         content["epochs"] = 2

@@ -75,7 +75,7 @@ def quick_task(settings: TrainSettings, run_dir: Path) -> None:
         if failure == RAISED:
             raise ArithmeticError("division\nby zero")
         scores = {"accuracy": 0.875, "error": 0.125}
-        record.values |= {"epochs": 1, "data": {"train": 100}}
+        record.values |= {"epochs": 1, "data": {"train": 100}, "precision": "float32"}
         record.values |= dict.fromkeys(SPLITS, scores)
         append_history(run_dir, {"epoch": 1, "val_accuracy": 0.875})
         np.savez(run_dir / PREDICTIONS)

@@ -244,6 +244,8 @@ NO_FORMAT = "config.yaml has no format number"
         ({"test": {"accuracy": True, "error": 0.1}}, f"{FINISHED}test"),
         ({"data": []}, f"{FINISHED}data"),
         ({"data": {"train": None}}, f"{FINISHED}data"),
+        ({"precision": "auto"}, f"{FINISHED}precision"),
+        ({"precision": ["float32"]}, f"{FINISHED}precision"),
         ({"config_sha256": [1]}, f"{FINISHED}config_sha256"),
         ({"status": 7}, "failed, metrics.json has no valid status"),
         ({"status": None}, "failed, metrics.json has no valid status"),

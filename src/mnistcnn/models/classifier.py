@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mnistcnn import IMAGE_SIZE
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Classifier(nn.Module):

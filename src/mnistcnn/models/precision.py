@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mnistcnn.kernels.conv_block import conv_blocks
-from mnistcnn.models.classifier import PRECISIONS, Classifier
+from mnistcnn.models.classifier import DTYPES, Classifier
 from mnistcnn.models.layer_summary import multiplications_per_image
 from mnistcnn.system.devices import has_bfloat16_arithmetic, supports_bfloat16
 from mnistcnn.system.errors import SettingError
@@ -32,7 +32,7 @@ def select_precision(model: Classifier, setting: str) -> str:
     check_precision(setting, device)
     if setting == "bfloat16" and not has_bfloat16_arithmetic(device):
         log.warning("precision=bfloat16 may be slow on this device, which may not multiply in it")
-    model.precision = PRECISIONS[setting]
+    model.precision = DTYPES[setting]
     return setting
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mnistcnn.config.load import FORMAT, check_format
 from mnistcnn.config.schema import ModelSettings
-from mnistcnn.models.classifier import PRECISIONS, Classifier
+from mnistcnn.models.classifier import DTYPES, Classifier
 from mnistcnn.models.registry import create_model_from_dict
 from mnistcnn.runs.directory import BEST, LAST
 from mnistcnn.system import signals
@@ -203,7 +203,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with warnings.catch_warnings(action="ignore"):  # torch warns about foreign files
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         model = _rebuild_model(state["model"], state["weights"])
-        model.precision = PRECISIONS[state["precision"]]
+        model.precision = DTYPES[state["precision"]]
         config, epoch, step = str(state["config"]), int(state["epoch"]), int(state["step"])
         return Checkpoint(model.eval(), config, epoch, step, state["training"])
     except Exception as error:  # torch raises a dozen types for a foreign file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnistcnn.config.load import check_format, flatten, parse_config
-from mnistcnn.config.schema import EvaluateSettings, TrainSettings
+from mnistcnn.config.schema import PRECISIONS, EvaluateSettings, TrainSettings
 from mnistcnn.runs.directory import (
     CONFIG,
     METRICS,
@@ -79,6 +79,9 @@ class Run:
         ]
         if _number_in(self.metrics.get("data"), "train") is None:
             missing.append("data")
+        precision = self.metrics.get("precision")
+        if precision == "auto" or precision not in PRECISIONS:
+            missing.append("precision")
         if not isinstance(self.metrics.get("config_sha256"), str | None):  # evaluations have none
             missing.append("config_sha256")
         return missing

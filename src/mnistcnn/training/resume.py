@@ -23,7 +23,12 @@ from mnistcnn.runs.directory import (
 )
 from mnistcnn.runs.history import best_epoch, read_verified_history, write_history
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS
-from mnistcnn.system.errors import CorruptFileError, SettingError, UsageError
+from mnistcnn.system.errors import (
+    CorruptFileError,
+    MnistcnnError,
+    SettingError,
+    UsageError,
+)
 from mnistcnn.system.quoting import override, quote_argument
 
 
@@ -170,7 +175,7 @@ def _load_best(
     if epoch == last.epoch and last.training["metrics"]["batches"] == 0:
         return last, LAST  # the process may have been killed before it wrote best.pt
     # the process may have been killed while it saved several epochs at once
-    with contextlib.suppress(CorruptFileError):  # missing, as it usually is, or damaged
+    with contextlib.suppress(MnistcnnError):  # missing, as it usually is, or damaged
         best = load_checkpoint(run_dir / NEXT_BEST)
         if best.epoch == epoch:
             return best, NEXT_BEST
