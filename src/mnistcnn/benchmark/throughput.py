@@ -120,14 +120,22 @@ def _baselines(context: Context, augmented: bool) -> Measurements:
 def networks(context: Context) -> Section:
     """Measure the training of the large networks, as a percentage of the matrix product's rate."""
     section = Section(
-        ["model", "MFLOP per image", "images/s", "GFLOP/s", "matrix product, GFLOP/s", "percent"],
+        [
+            "model",
+            "precision",
+            "MFLOP per image",
+            "images/s",
+            "GFLOP/s",
+            "matrix product, GFLOP/s",
+            "percent",
+        ],
         notes=["The percentage is that of the matrix product in the same round."],
     )
     for name in ("custom", "vgg16", "resnet50"):
         try:
             section.rows.append(_network_row(context, name))
         except torch.OutOfMemoryError:
-            section.rows.append([name, "not measured: out of memory", *[""] * 4])
+            section.rows.append([name, "not measured: out of memory", *[""] * 5])
     return section
 
 
@@ -144,4 +152,5 @@ def _network_row(context: Context, name: str) -> list[str | Spread]:
     rates, product_rates = alternate(measurements, context.rounds).values()
     flops, product_flops = spread(rates, flop / 1e9), spread(product_rates, 1e-9)
     share = ratios(rates, product_rates, 100 * flop)
-    return [name, format_number(flop / 1e6), spread(rates), flops, product_flops, share]
+    flop_cell = format_number(flop / 1e6)
+    return [name, model.precision_name, flop_cell, spread(rates), flops, product_flops, share]

@@ -36,6 +36,8 @@ class Spread:
 
     def __str__(self) -> str:
         median, low, high = map(format_number, (self.median, self.low, self.high))
+        if len(self.rounds) == 1:
+            return median
         return f"{median} ({low} to {high})"
 
 
