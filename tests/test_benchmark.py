@@ -85,6 +85,7 @@ def test_a_stop_signal_ends_the_alternation(monkeypatch):
 def test_spread_has_median_minimum_and_maximum():
     values = timing.spread([5.0, 1.0, 2.0, 9.0, 3.0])
     assert values == timing.Spread([5.0, 1.0, 2.0, 9.0, 3.0], median=3.0, low=1.0, high=9.0)
+    assert str(values) == "3 (1 to 9)" and str(timing.spread([5.0])) == "5"
     assert timing.spread([1.0, 2.0], 1000).rounds == [1000.0, 2000.0]
     assert str(timing.spread([1234.5, 0.012345])) == "617 (0.0123 to 1,234)"
 
@@ -450,7 +451,7 @@ SETUP = {
 
 
 def section(value: float) -> dict:
-    cell = {"rounds": [value], "median": value, "low": value, "high": value}
+    cell = {"rounds": [value] * 2, "median": value, "low": value, "high": value}
     return {"title": "A table", "header": ["", "images/s"], "rows": [["a", cell]], "notes": ["n"]}
 
 

@@ -281,7 +281,7 @@ def test_large_networks_killed_while_writing_give_the_same_results(tmp_path):
                 continue
             assert process.exitcode == -signal.SIGKILL
             names.append(tuple(sorted(file_names(run_dir) & {BEST, NEXT_BEST})))
-            if BEST not in names[-1] and load_checkpoint(run_dir / LAST).epoch == 0:
+            if names[-1] == (NEXT_BEST,) and load_checkpoint(run_dir / LAST).epoch == 0:
                 (run_dir / NEXT_BEST).write_bytes(b"damaged")  # not needed
             run_in_process(run_large_and_die, run_dir, moment, 0)
             assert read_files(run_dir) == expected
@@ -436,7 +436,8 @@ def test_a_stop_within_an_epoch_keeps_every_step(uninterrupted, tmp_path, monkey
     for batches in (23, 30, 44, 45):  # 44 training batches, then one of each scored split
         run_dir = tmp_path / str(batches)
         with monkeypatch.context() as patch:
-            stop_after_checks(patch, batches + 2)  # scoring the first epoch takes 2 batches
+            # the first checkpoint has a check, and scoring the first epoch takes 2 batches
+            stop_after_checks(patch, 1 + batches + 2)
             with pytest.raises(KeyboardInterrupt):
                 train_run(settings(*SMALL), run_dir)
         last = load_checkpoint(run_dir / LAST)
@@ -450,12 +451,12 @@ def test_a_stopped_large_network_saves_its_best_epoch(uninterrupted, tmp_path, m
     run_dir = tmp_path / "run"
     monkeypatch.setattr(trainer, "LARGE_NETWORK", 0)
     with monkeypatch.context() as patch:
-        stop_after_checks(patch, 50)
+        stop_after_checks(patch, 51)
         with pytest.raises(KeyboardInterrupt):
             train_run(settings(*SMALL), run_dir)
     best, last = load_checkpoint(run_dir / BEST), load_checkpoint(run_dir / LAST)
     assert (best.epoch, best.step) == (2, 44)
-    assert (last.epoch, last.step) == (2, 46)  # the other checks are those of scored batches
+    assert (last.epoch, last.step) == (2, 46)  # other checks: a checkpoint, scored batches
     train_run(settings(*SMALL), run_dir, resume=True)
     assert_same_results(run_dir, uninterrupted)
 
@@ -484,7 +485,8 @@ def test_a_stop_during_scoring_does_not_lower_samples_per_second(tmp_path, monke
         return infer(*arguments)
 
     with monkeypatch.context() as patch:
-        stop_after_checks(patch, 23)  # 22 training batches, then one scored batch of 2
+        # the first checkpoint, 22 training batches, then one scored batch of 2
+        stop_after_checks(patch, 24)
         patch.setattr(trainer, "infer", slow_infer)
         with pytest.raises(KeyboardInterrupt):
             train_run(settings(*SMALL, "epochs=2"), tmp_path)

@@ -230,7 +230,7 @@ def test_a_run_that_did_not_begin_shows_no_other_precision(tmp_path):
     runs = [
         make_run(tmp_path / "complete", precision="bfloat16"),
         make_run(tmp_path / "failed", "seed=1", status="failed", precision="auto"),
-        make_run(tmp_path / "killed", "seed=2", status="interrupted"),
+        make_run(tmp_path / "killed", "seed=2", status="interrupted", precision="auto"),
     ]
     assert varying_keys(runs) == ["seed"]
 
