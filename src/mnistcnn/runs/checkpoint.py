@@ -67,9 +67,9 @@ def save_checkpoint(
     """Write a checkpoint atomically.
 
     ``weights`` is the state dict of a model with ``settings`` and ``precision`` (``float32`` or
-    ``bfloat16``). ``training`` holds plain values and
-    tensors. A checkpoint takes less than 64 KB in addition to weights and optimizer state, for
-    models of up to about 300 tensors. Raises WriteError.
+    ``bfloat16``). ``training`` holds plain values and tensors. A checkpoint takes less than 64 KB
+    in addition to weights and optimizer state, for models of up to about 300 tensors. A stop signal
+    is raised after the file has been written. Raises WriteError.
     """
     state = {
         "model": asdict(settings),
