@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnistcnn.evaluation import figures, mosaic
-from mnistcnn.experiments.multirun import PRELOAD_MODULES
+from mnistcnn.experiments.job_process import PRELOAD_MODULES
 from mnistcnn.system import atomic_files
 
 # keys whose values are measurements of the computer

@@ -113,6 +113,7 @@ def test_every_function_fits_on_a_screen(path):
                 "cli.hydra_arguments",
                 "cli.composition",
                 "cli.planning",
+                "cli.sweep_jobs",
                 "cli.messages",
                 BENCHMARK,
             },

@@ -18,8 +18,10 @@ from mnistcnn.evaluation import figures
 from mnistcnn.experiments import comparison, verdicts
 from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.predictions import most_different
+from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import append_history
+from mnistcnn.runs.identity import config_sha256
 from mnistcnn.system.errors import UsageError, WriteError
 from mnistcnn.training.train_run import train_run
 
@@ -31,7 +33,8 @@ LABELS = np.arange(100) % 10
 def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status="finished"):
     """Write the files of a run that a comparison reads; the images ``wrong`` are misclassified."""
     path.mkdir(parents=True)
-    (path / directory.CONFIG).write_text(to_yaml(settings("data=mnist5k", *overrides)))
+    config = settings("data=mnist5k", *overrides)
+    (path / directory.CONFIG).write_text(to_yaml(config))
     predicted = labels.copy()
     predicted[list(wrong)] = (predicted[list(wrong)] + 1) % 10
     probabilities = np.full((len(labels), 10), 0.01, dtype=np.float32)
@@ -41,7 +44,8 @@ def make_run(path, wrong, *overrides: str, labels=LABELS, name="mnist5k", status
     (path / directory.PREDICTIONS).write_bytes(content.getvalue())
     error = len(set(wrong)) / len(labels)
     score = {"accuracy": 1 - error, "error": error, "loss": error}
-    metrics = {"format": FORMAT, "status": status, "data": {"name": name, "train": 50}}
+    metrics = {"format": FORMAT, "status": status, "config_sha256": config_sha256(config)}
+    metrics |= {"data": {"name": name, "train": 50}}
     metrics |= {"seconds": {"total": 1.0}, "precision": "float32"}
     metrics |= {"train": score, "validation": score, "test": score}
     (path / directory.METRICS).write_text(json.dumps(metrics))
@@ -335,6 +339,27 @@ def test_the_terminal_shows_no_markdown_signs(tmp_path, command):
 def test_plain_text_has_no_markdown_signs():
     text = "# Title\n\n**a b** and `--baseline`, # 2 * 3 ** 2\n\n![x.png](x.png)\n\n![y](y)\n"
     assert plain_text(text) == "Title\n\na b and --baseline, # 2 * 3 ** 2"
+
+
+def test_a_sweep_that_has_not_ended(tmp_path, command):
+    """What can be said so far, and the runs that are still to come."""
+    typed = ["aug=none,full,prose", "seed=0,1,2"]
+    jobs = [
+        ["data=mnist5k", f"aug={aug}", f"seed={seed}"]
+        for aug in ("none", "full", "prose")
+        for seed in range(3)
+    ]
+    make_run(tmp_path / "sweep" / "failed", range(9), *jobs[5], status="failed")
+    record_sweep(tmp_path / "sweep", typed, ["aug", "seed"], [settings(*job) for job in jobs])
+    for number, job in enumerate(jobs[:5]):
+        make_run(tmp_path / "sweep" / str(number), range(5 + number), *job)
+    code, out, err = command(compare.main, "sweep", "--out", "results")
+    assert (code, err) == (0, "")
+    assert "aug=full against aug=none: test error +3.000 points" in out  # of the seeds 0 and 1
+    left_out = out.partition("Left out:\n\n")[2].splitlines()
+    assert left_out[0].startswith("- sweep/failed: failed")
+    missing = ", ".join(f"aug=prose seed={seed}" for seed in range(3))
+    assert left_out[1] == f"- sweep: not started yet: {missing}"
 
 
 def test_two_seeds_have_no_interval(tmp_path):

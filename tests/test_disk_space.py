@@ -74,7 +74,8 @@ def set_free_space(monkeypatch, free: float) -> None:
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
 
-SWEEP = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]  # two runs of the default network: 2.7 MB
+# two runs of the default network, one after the other: 2.7 MB
+SWEEP = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=1"]
 
 
 @pytest.mark.parametrize(

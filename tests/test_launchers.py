@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import mnistcnn.train
-from mnistcnn.cli.planning import _parallel_jobs
 from mnistcnn.experiments.curves import VALIDATION_CURVES
 from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
 from mnistcnn.runs.directory import BEST, CONFIG, HISTORY, LAST, LOG, METRICS, PREDICTIONS
@@ -56,7 +55,7 @@ if __name__ == "__main__":
     run_hydra_command("train", failing_train.task)
 """
 
-LAUNCHERS = "basic, joblib, submitit_local, submitit_slurm"
+LAUNCHERS = "local, submitit_local, submitit_slurm"
 
 # A fake Slurm: sbatch saves the script and starts each job of the array on this machine.
 SLURM = {
@@ -119,16 +118,16 @@ def thread_counts(directory: Path) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def joblib(train, tmp_path_factory):
-    """A sweep of three runs with joblib: the first raises, the second is killed."""
-    sweep_dir = tmp_path_factory.mktemp("joblib")
-    overrides = ["seed=0,1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={sweep_dir}"]
+def parallel(train, tmp_path_factory):
+    """A sweep of three runs side by side: the first raises, the second is killed."""
+    sweep_dir = tmp_path_factory.mktemp("parallel")
+    overrides = ["seed=0,1,2", "hydra.launcher.jobs=3", f"hydra.sweep.dir={sweep_dir}"]
     result = train(*overrides, limit_threads=False, FAILURES="0:fail,1:kill")
     return sweep_dir, overrides, result
 
 
-def test_other_runs_finish_if_some_fail(joblib):
-    sweep_dir, _, result = joblib
+def test_other_runs_finish_if_some_fail(parallel):
+    sweep_dir, _, result = parallel
     assert result.returncode == 1
     assert "2 runs are not complete" in result.stderr and "Traceback" not in result.stderr
     raised, killed, finished = summary_rows(sweep_dir)
@@ -138,14 +137,14 @@ def test_other_runs_finish_if_some_fail(joblib):
     assert "Not complete:\n\n- " in (sweep_dir / SUMMARY_MD).read_text()
 
 
-def test_joblib_limits_the_threads_of_each_job(joblib):
-    sweep_dir, _, _ = joblib
+def test_jobs_share_the_cores_as_threads(parallel):
+    sweep_dir, _, _ = parallel
     assert len(list(sweep_dir.glob("*/threads"))) == 3
-    assert thread_counts(sweep_dir) == {max(1, available_cores() // min(3, _parallel_jobs()))}
+    assert thread_counts(sweep_dir) == {max(1, available_cores() // 3)}
 
 
-def test_the_same_command_runs_only_the_missing_jobs(joblib, train):
-    sweep_dir, overrides, _ = joblib
+def test_the_same_command_runs_only_the_missing_jobs(parallel, train):
+    sweep_dir, overrides, _ = parallel
     (finished,) = (run.path for run in find_runs(sweep_dir) if run.complete)
     before = (finished / METRICS).stat().st_mtime_ns
     result = train(*overrides)
@@ -300,11 +299,11 @@ def test_our_files_replace_the_plugins_own_configurations(file):
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("hydra/launcher=joblb", ["hydra/launcher=joblb", "did you mean joblib?", LAUNCHERS]),
+        ("hydra/launcher=locl", ["hydra/launcher=locl", "did you mean local?", LAUNCHERS]),
         ("hydra/launcher=null", ["hydra/launcher=null", LAUNCHERS]),
-        ("hydra/sweeper=optun", ["did you mean optuna?", "basic, optuna"]),
+        ("hydra/sweeper=optun", ["did you mean optuna?", "grid, optuna"]),
         ("hydra.launcher.n_job=2", ["no setting hydra.launcher.n_job"]),
-        ("hydra/launcher=joblib hydra.launcher.n_jobs=two", ["n_jobs=two", "a whole number"]),
+        ("hydra.launcher.jobs=two", ["jobs=two", "auto or a whole number from 1"]),
     ],
 )
 def test_unknown_launchers_and_their_settings_are_refused(command, tmp_path, override, parts):
@@ -317,14 +316,11 @@ def test_unknown_launchers_and_their_settings_are_refused(command, tmp_path, ove
 
 @pytest.fixture
 def without_plugins(tmp_path) -> str:
-    """Return a value of PYTHONPATH that hides all plugins of Hydra, as if none were installed."""
+    """Return a value of PYTHONPATH that hides the plugins of others, as if none were installed."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class HidePlugins:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] == 'hydra_plugins':\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, HidePlugins())\n"
+        "import os, hydra_plugins\n"
+        "hydra_plugins.__path__ = [path for path in hydra_plugins.__path__\n"
+        "    if os.path.isdir(os.path.join(path, 'mnistcnn_plugins'))]\n"
     )
     return os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -332,7 +328,6 @@ def without_plugins(tmp_path) -> str:
 @pytest.mark.parametrize(
     ("override", "extra"),
     [
-        ("hydra/launcher=joblib", "launchers"),
         ("hydra/launcher=submitit_slurm", "launchers"),
         ("hydra/sweeper=optuna", "optuna"),
     ],

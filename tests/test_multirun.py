@@ -24,6 +24,7 @@ from mnistcnn.cli.hydra_command import run_hydra_command
 from mnistcnn.config.load import to_yaml
 from mnistcnn.config.schema import TrainSettings
 from mnistcnn.experiments import multirun
+from mnistcnn.experiments.job_process import Action, Job, next_action
 from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
 from mnistcnn.runs.directory import (
     CONFIG,
@@ -88,6 +89,19 @@ def quick_train() -> None:
         run_hydra_command("train", quick_task)
 
 
+class EndedProcess:
+    """A process that has ended."""
+
+    def __init__(self, exitcode: int):
+        self.exitcode = exitcode
+        self.sentinel = object()
+
+    def join(self) -> None: ...
+
+
+# with epochs enough for a job to be stopped in one
+TEN_EPOCHS = ["epochs=10", *(each for each in TINY if not each.startswith("epochs="))]
+ONE_AT_A_TIME = "hydra.launcher.jobs=1"
 QUICK_TRAIN = "from tests.test_multirun import quick_train; quick_train()"
 
 
@@ -117,9 +131,9 @@ def status(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    """Return the directory of an uninterrupted sweep of the seeds 0 and 1."""
+    """Return the directory of an uninterrupted sweep of the seeds 0 and 1, one at a time."""
     directory = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    with start_multirun(directory, "seed=0,1") as process:
+    with start_multirun(directory, "seed=0,1", ONE_AT_A_TIME) as process:
         out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     first, second = (line for line in out.splitlines() if line.startswith("run "))
@@ -137,7 +151,7 @@ def start_multirun(directory: Path, *arguments: str) -> subprocess.Popen:
             "-m",
             "mnistcnn.train",
             "-m",
-            *TINY,
+            *TEN_EPOCHS,
             *arguments,
             f"hydra.sweep.dir={directory}",
         ],
@@ -153,9 +167,15 @@ def test_only_missing_runs_are_run(undisturbed, command, tmp_path):
     shutil.copytree(undisturbed, directory)
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/*")}
     assert len(before) > 20
-    code, out, err = command(train.main, "-m", *TINY, "seed=5,0,1", f"hydra.sweep.dir={directory}")
+    code, out, err = command(
+        train.main, "-m", *TEN_EPOCHS, "seed=5,0,1", f"hydra.sweep.dir={directory}"
+    )
     assert (code, err) == (0, "")
-    lines = [line.partition(" seed-")[0] for line in out.splitlines() if line.startswith("run ")]
+    lines = [
+        line.partition(" seed-")[0]
+        for line in out.splitlines()
+        if re.match(r"run \d of 3\b(?! ended)", line)
+    ]
     assert lines == [
         "run 1 of 3:",
         "run 2 of 3 is already complete:",
@@ -192,7 +212,7 @@ def test_runs_are_recognised_by_their_configuration_not_by_their_name(command, t
 
 
 def test_the_same_job_twice_in_one_command_runs_once(command, tmp_path):
-    code, out, err = command(quick_train, "-m", "seed=3,3", "hydra.sweep.dir=sweep")
+    code, out, err = command(quick_train, "-m", "seed=3,3", "hydra.sweep.dir=sweep", ONE_AT_A_TIME)
     assert (code, err) == (0, "")
     assert started_seeds(tmp_path / "sweep") == [3]
     assert "run 2 of 2 is already complete: seed-3-" in out
@@ -263,8 +283,9 @@ def test_the_name_of_a_single_job(command, tmp_path):
 
 def test_a_different_run_is_not_overwritten(command, tmp_path):
     code, out, err = command(
-        quick_train, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same"
-    )
+        quick_train, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=same",
+        ONE_AT_A_TIME,
+    )  # fmt: skip
     run_dir = tmp_path / "sweep" / "same"
     assert code == 1
     line = (
@@ -306,7 +327,9 @@ def test_failures_are_told_apart_and_run_again(command, tmp_path):
     directory = tmp_path / "sweep"
     seeds = [KILLED_AT_START, 0, KILLED_LATER, EXITED, RAISED, 1]
     override = f"seed={','.join(map(str, seeds))}"
-    code, out, err = command(quick_train, "-m", override, f"hydra.sweep.dir={directory}")
+    code, out, err = command(
+        quick_train, "-m", override, f"hydra.sweep.dir={directory}", ONE_AT_A_TIME
+    )
     assert code == 1
     assert err == (
         "mnistcnn: 4 runs are not complete; to run only the missing ones, repeat the command with "
@@ -326,7 +349,9 @@ def test_failures_are_told_apart_and_run_again(command, tmp_path):
 
     names = run_names(directory)
     (directory / "no_failures").touch()
-    code, out, err = command(quick_train, "-m", override, f"hydra.sweep.dir={directory}")
+    code, out, err = command(
+        quick_train, "-m", override, f"hydra.sweep.dir={directory}", ONE_AT_A_TIME
+    )
     assert (code, err) == (0, "")
     repeated = started_seeds(directory)[len(seeds) :]
     assert repeated == [KILLED_AT_START, KILLED_LATER, EXITED, RAISED]
@@ -372,7 +397,7 @@ def wait_for_second_job(process: subprocess.Popen, directory: Path) -> Path:
 @pytest.mark.skipif(not PROC.exists(), reason="reads /proc")
 def test_ctrl_c_stops_a_multirun_which_can_be_resumed(undisturbed, command, tmp_path):
     directory = tmp_path / "sweep"
-    with start_multirun(directory, "seed=0,1") as process:
+    with start_multirun(directory, "seed=0,1", ONE_AT_A_TIME) as process:
         run_dir = wait_for_second_job(process, directory)
         assert len(running_processes(process.pid)) >= 3  # the command, the fork server and the job
         os.killpg(process.pid, signal.SIGINT)
@@ -390,7 +415,9 @@ def test_ctrl_c_stops_a_multirun_which_can_be_resumed(undisturbed, command, tmp_
     assert "- seed=1: interrupted" in (directory / SUMMARY_MD).read_text()
     wait_for(lambda: not running_processes(process.pid), seconds=10)
 
-    code, out, err = command(train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}")
+    code, out, err = command(
+        train.main, "-m", *TEN_EPOCHS, "seed=0,1", f"hydra.sweep.dir={directory}"
+    )
     assert (code, err) == (0, "") and "run 1 of 2 is already complete" in out
     assert summary_rows(directory) == summary_rows(undisturbed)
 
@@ -400,14 +427,16 @@ def test_the_job_of_a_killed_multirun_ends_and_can_be_resumed(undisturbed, comma
     directory = tmp_path / "sweep"
     shutil.copytree(undisturbed, directory)
     shutil.rmtree(*directory.glob("seed-1-*"))
-    with start_multirun(directory, "seed=0,1") as process:
+    with start_multirun(directory, "seed=0,1", ONE_AT_A_TIME) as process:
         run_dir = wait_for_second_job(process, directory)
         process.kill()
         wait_for(lambda: not running_processes(process.pid), seconds=10)
     assert status(run_dir) == "interrupted"
     assert len(run_names(directory)) == 2
 
-    code, _, err = command(train.main, "-m", *TINY, "seed=0,1", f"hydra.sweep.dir={directory}")
+    code, _, err = command(
+        train.main, "-m", *TEN_EPOCHS, "seed=0,1", f"hydra.sweep.dir={directory}"
+    )
     assert (code, err) == (0, "")
     assert summary_rows(directory) == summary_rows(undisturbed)
     resumed_files, undisturbed_files = (
@@ -455,14 +484,13 @@ def test_a_signal_while_the_summary_is_written(command, tmp_path, monkeypatch):
 
 
 def test_a_job_that_is_killed_while_it_draws_is_complete(tmp_path, monkeypatch, caplog):
-    def draw_and_die(
-        _: Callable, task: Callable, settings: TrainSettings, run_dir: Path, *__, **___
-    ):
-        shutil.rmtree(run_dir)
-        make_run(run_dir, "seed=3", missing_pictures=["tsne.png"])
-        return -signal.SIGKILL
+    def draw_and_die(_: Callable, task: Callable, job: Job, *__, **___):
+        shutil.rmtree(job.run_dir)
+        make_run(job.run_dir, "seed=3", missing_pictures=["tsne.png"])
+        return EndedProcess(-signal.SIGKILL)
 
-    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", draw_and_die)
+    monkeypatch.setattr(multirun.subprocesses, "start_process", draw_and_die)
+    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
     monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
     job = settings("seed=3")
     sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
@@ -497,15 +525,16 @@ def test_a_repeated_sweep_draws_only_pictures_that_were_left_out(
 
     started = []
     monkeypatch.setattr(
-        multirun.subprocesses, "run_in_subprocess", lambda *_, **__: started.append(1) or 0
+        multirun.subprocesses,
+        "start_process",
+        lambda *_, **__: started.append(1) or EndedProcess(0),
     )
+    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
     sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
     assert sweep.is_complete() == (not expected) and sweep.count_incomplete() == 0
     sweep.run_job(quick_task, job, run.path, 0)
     assert started == ([1] if expected else [])
-    identity = {"config_sha256": config_sha256(job)}
-    action = multirun._Action.RESUME if expected else multirun._Action.SKIP
-    assert multirun._next_action(job, run.path, identity) is action
+    assert next_action(Job(0, job, run.path)) is (Action.RESUME if expected else Action.SKIP)
 
 
 def test_pictures_that_failed_before_they_were_left_out_are_not_missing(tmp_path):
@@ -521,17 +550,16 @@ def messages(monkeypatch) -> list[str]:
     """Return the log messages of jobs that run in this process and take 10 s on a fake clock."""
     now, lines = [1000.0], []
 
-    def run_in_this_process(
-        function: Callable, task: Callable, settings: TrainSettings, run_dir: Path, *_, **__
-    ) -> int:
+    def run_in_this_process(function: Callable, task: Callable, job: Job, *_, **__) -> EndedProcess:
         now[0] += 10
-        if settings.seed == RAISED:
-            return 1
-        task(settings, run_dir)
-        return 0
+        if job.settings.seed == RAISED:
+            return EndedProcess(1)
+        task(job.settings, job.run_dir)
+        return EndedProcess(0)
 
-    monkeypatch.setattr(multirun.time, "time", lambda: now[0])
-    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr(multirun.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(multirun.subprocesses, "start_process", run_in_this_process)
+    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
     monkeypatch.setattr(multirun.log, "info", lambda form, *values: lines.append(form % values))
     return lines
 
@@ -543,9 +571,11 @@ def run_jobs(directory: Path, *seeds: int, known_in_advance: bool = True) -> Non
     """
     jobs = [settings(f"seed={seed}") for seed in seeds]
     known = {config_sha256(job): job for job in jobs if known_in_advance}
-    runner = multirun.Multirun(directory, known, len(jobs), started=multirun.time.time())
-    for number, job in enumerate(jobs):
-        runner.run_job(quick_task, job, directory / f"seed-{job.seed}", number)
+    runner = multirun.Multirun(directory, known, len(jobs))
+    runner.run_jobs(
+        quick_task,
+        [Job(number, job, directory / f"seed-{job.seed}") for number, job in enumerate(jobs)],
+    )
 
 
 def test_the_time_left_is_shown_after_the_first_job(messages, tmp_path):
@@ -578,7 +608,7 @@ def test_the_time_left_excludes_jobs_that_have_failed(messages, tmp_path):
     assert messages == [
         "run 1 of 3: seed-0",
         f"run 2 of 3, about 20 s left: seed-{RAISED}",
-        "run 3 of 3, about 20 s left: seed-1",
+        "run 3 of 3, about 10 s left: seed-1",
     ]
 
 
@@ -586,7 +616,7 @@ def test_a_job_that_another_process_runs_comes_last(tmp_path):
     job = settings("seed=1")
     run_dir = tmp_path / f"seed-1-{config_sha256(job)[:10]}"
     run_dir.mkdir()
-    overrides = ["seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    overrides = ["seed=1,2", f"hydra.sweep.dir={tmp_path}", ONE_AT_A_TIME]
     with (
         lock_run_dir(run_dir),
         subprocess.Popen(

@@ -128,8 +128,7 @@ NOT_RUN = {
     "scripts/reproduce --scale cpu": HOURS,
     "scripts/reproduce --scale full": "needs a GPU",
     "python -m mnistcnn.train experiment=table_3 model.width=0.25": HOURS,
-    "scripts/reproduce --scale cpu --only table_1,optimizers --seeds 8 "
-    "hydra/launcher=joblib": HOURS,
+    "scripts/reproduce --scale cpu --only table_1,optimizers --seeds 8": HOURS,
     "python -m mnistcnn.train -m seed=0,1,2,3 hydra/launcher=submitit_slurm "
     "hydra.launcher.partition=gpu": "needs Slurm",
     "python -m mnistcnn.train model=yournet data=mnist5k": "an example of a name",

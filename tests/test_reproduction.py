@@ -205,7 +205,7 @@ def test_only_overrides_without_an_effect_on_results_are_stored(tmp_path, monkey
     assert not out.exists()
     with pytest.raises(MnistcnnError, match=r"^1 experiment is not complete"):
         reproduction.reproduce(
-            out, "cpu", 1, ["stride"], ["device=cpu", "hydra/launcher=joblib"], write=True
+            out, "cpu", 1, ["stride"], ["device=cpu", "hydra.launcher.jobs=1"], write=True
         )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from mnistcnn.cli import planning
+from mnistcnn.cli import parallelism
 from mnistcnn.system import devices, resources, startup
 
+from .conftest import CONF, settings
 from .test_startup import run_python
 
 CORES, MEMORY = 64, 256 << 30  # of the simulated machine
@@ -199,6 +199,8 @@ def test_openblas_is_limited_before_numpy_is_imported(monkeypatch):
 
 # Jobs of a sweep ---------------------------------------------------------------------------------
 
+PARALLEL = OmegaConf.load(CONF / "hydra" / "launcher" / "local.yaml")
+
 
 @pytest.mark.parametrize(
     ("cores", "memory", "jobs"),
@@ -211,41 +213,99 @@ def test_openblas_is_limited_before_numpy_is_imported(monkeypatch):
         (8, None, 8),
     ],
 )
-def test_parallel_jobs(monkeypatch, cores, memory, jobs):
-    monkeypatch.setattr(planning, "available_cores", lambda: cores)
-    monkeypatch.setattr(planning, "available_memory", lambda: memory)
-    with initialize_config_module("mnistcnn.conf", version_base="1.3"):
-        composed = compose("train", ["hydra/launcher=joblib"], return_hydra_config=True)
-    assert composed.hydra.launcher.n_jobs == jobs
+def test_jobs_side_by_side(monkeypatch, cores, memory, jobs):
+    monkeypatch.setattr(parallelism, "available_cores", lambda: cores)
+    monkeypatch.setattr(parallelism, "available_memory", lambda: memory)
+    assert parallelism.job_slots(PARALLEL, [settings()], 20) == [None] * jobs
+    # which use all cores by themselves
+    for large in ("model=custom", "model=vgg16", "model=resnet50"):
+        assert parallelism.job_slots(PARALLEL, [settings(), settings(large)], 20) == [None]
+    assert (
+        parallelism.job_slots(PARALLEL, [settings("model=custom", "model.width=0.25")], 20)
+        == [None] * jobs
+    )
+    chosen = dict(PARALLEL) | {"jobs": 5}
+    launcher = OmegaConf.create(chosen)
+    assert parallelism.job_slots(launcher, [settings("model=custom")], 20) == [None] * 5
+    # no more than there are jobs
+    assert parallelism.job_slots(launcher, [settings("model=custom")], 3) == [None] * 3
+    assert parallelism.job_slots(PARALLEL, [settings()], 1) == [None]
 
 
-BASIC = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
-JOBLIB = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
+@pytest.mark.parametrize(
+    ("options", "device", "slots"),
+    [
+        ({}, "auto", ["0", "1"]),
+        ({"jobs_per_gpu": 2}, "cuda", ["0", "1", "0", "1"]),
+        ({"jobs": 1}, "auto", ["0"]),
+        ({"jobs": 3}, "auto", ["0", "1", "0"]),
+        ({"jobs": 2}, "cpu", [None, None]),
+        ({}, "cuda:1", [None]),  # as the settings say
+        ({"jobs": 2}, "cuda:1", [None, None]),
+    ],
+)
+def test_one_job_per_gpu(monkeypatch, options, device, slots):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    launcher = OmegaConf.create(dict(PARALLEL) | options)
+    assert parallelism.job_slots(launcher, [settings(f"device={device}")], 20) == slots
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    visible = [slot and {"0": "5", "1": "7"}[slot] for slot in slots]
+    assert parallelism.job_slots(launcher, [settings(f"device={device}")], 20) == visible
+
+
 LOCAL = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"}
 SLURM = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
 
 
 @pytest.mark.parametrize(
-    ("launcher", "sweeper", "jobs", "concurrent", "threads"),
+    ("launcher", "sweeper", "jobs", "slots", "concurrent", "threads"),
     [
-        (BASIC, {}, 5, 1, None),
-        (JOBLIB | {"n_jobs": 8}, {}, 3, 3, 2),
-        (JOBLIB | {"n_jobs": 4}, {}, 20, 4, 2),
-        (JOBLIB | {"n_jobs": 50}, {}, 20, 20, 1),
-        (JOBLIB | {"n_jobs": -1}, {}, 20, 8, 1),
-        (JOBLIB | {"n_jobs": -20}, {}, 20, 1, 8),
-        (JOBLIB | {"n_jobs": 4}, {"n_jobs": 2}, 0, 2, 4),  # optuna
-        (LOCAL, {}, 4, 4, 2),
-        (LOCAL, {"max_batch_size": 2}, 4, 2, 4),
-        (LOCAL, {"n_jobs": 1}, 0, 1, 8),
-        (SLURM | {"array_parallelism": 8}, {}, 20, 8, None),
+        (PARALLEL, {}, 3, 8, 3, 2),
+        (PARALLEL, {}, 20, 4, 4, 2),
+        (PARALLEL, {}, 20, 20, 20, 1),
+        (PARALLEL, {}, 20, 1, 1, 8),
+        (PARALLEL, {"n_jobs": 2}, 0, 8, 2, 4),  # optuna
+        (LOCAL, {}, 4, 1, 4, 2),
+        (LOCAL, {"max_batch_size": 2}, 4, 1, 2, 4),
+        (LOCAL, {"n_jobs": 1}, 0, 1, 1, 8),
+        (SLURM | {"array_parallelism": 8}, {}, 20, 1, 8, None),
     ],
 )
-def test_concurrent_jobs_share_the_cores(monkeypatch, launcher, sweeper, jobs, concurrent, threads):
+def test_concurrent_jobs_share_the_cores(
+    monkeypatch, launcher, sweeper, jobs, slots, concurrent, threads
+):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(planning, "available_cores", lambda: 8)
+    monkeypatch.setattr(parallelism, "available_cores", lambda: 8)
     launcher, sweeper = OmegaConf.create(launcher), OmegaConf.create(sweeper)
-    assert planning._concurrent_jobs(launcher, sweeper, jobs) == concurrent
-    assert planning._threads_per_job(launcher, concurrent) == threads
+    assert parallelism.concurrent_jobs(launcher, sweeper, jobs, slots) == concurrent
+    assert parallelism.threads_per_job(launcher, concurrent) == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert planning._threads_per_job(launcher, concurrent) is None
+    assert parallelism.threads_per_job(launcher, concurrent) == (threads and 3)
+
+
+def test_the_number_of_threads_is_at_most_that_of_the_cores(monkeypatch, caplog):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(parallelism, "available_cores", lambda: 2)
+    assert parallelism.limit_threads(None) is None
+    assert parallelism.limit_threads(1) == 1 and caplog.text == ""
+    assert parallelism.limit_threads(4) == 2
+    assert "started with 4 threads per job, and there are 2 cores here" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's choice
+    assert [parallelism.limit_threads(stored) for stored in (None, 1, 4)] == [None, 3, 3]
+    assert caplog.text == ""
+
+
+def test_jobs_with_a_fixed_number_of_threads_use_no_more_than_all_cores(monkeypatch):
+    """A sweep that began with a single run, which had all threads."""
+    monkeypatch.setattr(parallelism, "available_cores", lambda: 8)
+
+    def count(slots: list[str | None], threads: int | None, **options: object) -> int:
+        launcher = OmegaConf.create(dict(PARALLEL) | options)
+        return len(parallelism.limit_slots(slots, launcher, threads))
+
+    assert [count([None] * 8, threads) for threads in (1, 2, 8, 16, None)] == [8, 4, 1, 1, 8]
+    assert count([None] * 8, 8, jobs=8) == 8  # as set
+    assert count(["0", "1"], 8) == 2

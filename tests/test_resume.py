@@ -1,10 +1,12 @@
 """Resuming a run: which settings may change, and which files are refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mnistcnn import evaluate, train
 from mnistcnn.config.load import FORMAT, to_yaml
@@ -25,14 +27,16 @@ from mnistcnn.runs.directory import (
 )
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.store import SPLITS, find_runs
-from mnistcnn.system import atomic_files
+from mnistcnn.system import atomic_files, devices
 from mnistcnn.system.atomic_files import write_json
 from mnistcnn.system.errors import UsageError, WriteError
 from mnistcnn.system.locks import LOCK_FILE
+from mnistcnn.training import train_run as train_run_module
 from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
 from .conftest import FOUR_EPOCHS, TINY, same_weights, settings
+from .test_multirun import EndedProcess
 
 
 @pytest.fixture
@@ -467,6 +471,24 @@ def test_a_path_without_a_run_is_refused(command, tmp_path, path):
 SWEEP = ["-m", *TINY, "epochs=2", "seed=3", "hydra.sweep.dir=sweep"]
 
 
+@pytest.mark.parametrize(("stored", "cores", "threads"), [(3, 4, 3), (8, 4, 4), ("x", 4, 1)])
+def test_a_resumed_run_keeps_its_number_of_threads(
+    interrupted, monkeypatch, caplog, stored, cores, threads
+):
+    monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for module in (train_run_module, devices):
+        monkeypatch.setattr(module, "available_cores", lambda: cores)
+    write_json(interrupted / METRICS, read_metrics(interrupted) | {"threads": stored})
+    assert torch.get_num_threads() == 1
+    try:
+        metrics = train_run(settings(*FOUR_EPOCHS, "pictures=false"), interrupted, resume=True)
+        assert metrics["threads"] == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    assert ("started with 8 threads, and there are 4 cores" in caplog.text) == (stored == 8)
+
+
 def test_a_repeated_sweep_draws_the_pictures_that_it_had_left_out(command, tmp_path):
     code, out, err = command(train.main, *SWEEP, "pictures=false")
     (run,) = find_runs(tmp_path / "sweep")
@@ -516,15 +538,16 @@ def test_a_sweep_keeps_intact_files_of_a_run_that_it_cannot_resume(
         (run.path / LAST).write_bytes(newer)
     before = read_files(run.path)
 
-    def run_in_this_process(function, *arguments, **_) -> int:
+    def run_in_this_process(function, *arguments, **_) -> EndedProcess:
         with pytest.MonkeyPatch.context() as patch:
             if cause == "full disk":
                 fill_disk(patch)
             with pytest.raises(SystemExit) as stop:
                 function(*arguments)
-        return stop.value.code
+        return EndedProcess(stop.value.code)
 
-    monkeypatch.setattr(multirun.subprocesses, "run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr(multirun.subprocesses, "start_process", run_in_this_process)
+    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
     code, _, err = command(train.main, *SWEEP)
     assert code == 1 and message in err
     after = read_files(run.path)

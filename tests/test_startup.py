@@ -98,7 +98,7 @@ def test_the_modules_preloaded_for_jobs_are_complete(tmp_path):
         "from contextlib import suppress",
         "from importlib import import_module",
         "from pathlib import Path",
-        "from mnistcnn.experiments.multirun import PRELOAD_FOR_PICTURES, PRELOAD_MODULES",
+        "from mnistcnn.experiments.job_process import PRELOAD_FOR_PICTURES, PRELOAD_MODULES",
         "from tests.conftest import settings",
         "for name in PRELOAD_MODULES + PRELOAD_FOR_PICTURES:",
         "    with suppress(ModuleNotFoundError):  # openTSNE is not installed everywhere",
@@ -116,7 +116,7 @@ def test_a_run_without_pictures_imports_no_modules_for_them(tmp_path):
     overrides = [*TINY, "pictures=false"]
     lines = [
         "from pathlib import Path",
-        "from mnistcnn.experiments.multirun import PRELOAD_MODULES",
+        "from mnistcnn.experiments.job_process import PRELOAD_MODULES",
         "from tests.conftest import settings",
         "for name in PRELOAD_MODULES:",
         "    __import__(name)",

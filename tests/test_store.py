@@ -10,10 +10,11 @@ import pytest
 
 from mnistcnn.config.load import FORMAT
 from mnistcnn.experiments.groups import group_runs
+from mnistcnn.experiments.multirun import Multirun
 from mnistcnn.experiments.summary import SUMMARY_CSV
 from mnistcnn.runs.directory import CONFIG, METRICS, PREDICTIONS
 from mnistcnn.runs.identity import config_sha256
-from mnistcnn.runs.store import find_by_config, find_runs, read_run
+from mnistcnn.runs.store import find_runs, read_run
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import LOCK_FILE
 
@@ -41,7 +42,6 @@ def test_runs_are_found_at_any_depth_and_sorted_by_path(tmp_path):
 def test_an_empty_directory_has_no_runs(tmp_path):
     assert find_runs(tmp_path) == []
     assert read_run(tmp_path) is None
-    assert find_by_config(tmp_path, "0" * 64) is None
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,14 @@ def test_a_path_that_is_not_a_directory_is_refused(tmp_path, name, reason):
         find_runs(tmp_path / name)
 
 
-def test_find_by_config_prefers_the_complete_run(tmp_path):
+def test_of_several_runs_of_a_job_the_complete_one_counts(tmp_path):
     make_run(tmp_path / "a", "seed=1", status="failed")
     make_run(tmp_path / "b", "seed=1", "device=cpu")
     make_run(tmp_path / "c", "seed=1", status="interrupted")
     make_run(tmp_path / "d", "seed=2", status="failed")
-    found = {
-        seed: find_by_config(tmp_path, config_sha256(settings(f"seed={seed}")))
-        for seed in (1, 2, 3)
-    }
-    assert (found[1].path.name, found[2].path.name, found[3]) == ("b", "d", None)
+    names = {sha256: path.name for sha256, path in Multirun(tmp_path).paths.items()}
+    hashes = [config_sha256(settings(f"seed={seed}")) for seed in (1, 2)]
+    assert names == dict(zip(hashes, ("b", "d"), strict=True))
 
 
 @pytest.mark.parametrize("content", [b'{"status": "fini', b"", b"[]", b"\xff"])

@@ -80,8 +80,19 @@ def sleep_despite_interrupts(path: Path) -> None:
 # -------------------------------------------------------------------------------------------------
 
 
+def run_in_subprocess(function: Callable, *arguments: object) -> int | None:
+    """Return the exit code of a child, which is stopped if this process is interrupted."""
+    process = subprocesses.start_process(function, *arguments)
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        subprocesses.stop_children(signal.SIGINT)
+        raise
+    return process.exitcode
+
+
 def test_arguments_are_passed_to_another_process(tmp_path):
-    assert subprocesses.run_in_subprocess(write, tmp_path / "file", "written") == 0
+    assert run_in_subprocess(write, tmp_path / "file", "written") == 0
     text, _, pid = (tmp_path / "file").read_text().partition(" in ")
     assert text == "written" and int(pid) != os.getpid()
 
@@ -102,7 +113,7 @@ def test_arguments_are_passed_to_another_process(tmp_path):
     ],
 )
 def test_exit_codes(function, arguments, code):
-    assert subprocesses.run_in_subprocess(function, *arguments) == code
+    assert run_in_subprocess(function, *arguments) == code
 
 
 @pytest.mark.parametrize(
@@ -133,7 +144,7 @@ def interrupt_once(condition: Callable[[], object]) -> None:
 def test_an_interrupt_lets_the_child_clean_up_and_is_raised_again(tmp_path):
     interrupt_once((tmp_path / "pid").exists)
     with pytest.raises(KeyboardInterrupt):
-        subprocesses.run_in_subprocess(sleep, tmp_path / "pid")
+        run_in_subprocess(sleep, tmp_path / "pid")
     assert (tmp_path / "cleaned-up").exists()
 
 
@@ -143,7 +154,7 @@ def test_a_child_that_ignores_interrupts_is_killed(tmp_path, monkeypatch):
     interrupt_once((tmp_path / "pid").exists)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        subprocesses.run_in_subprocess(sleep_despite_interrupts, tmp_path / "pid")
+        run_in_subprocess(sleep_despite_interrupts, tmp_path / "pid")
     assert time.monotonic() - start < 30  # the child sleeps for 60 seconds
     assert process_state(int((tmp_path / "pid").read_text())) in ("", "Z")
 
@@ -152,10 +163,7 @@ def test_a_child_that_ignores_interrupts_is_killed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_child_ends_with_its_parent(tmp_path, number):
     pid = tmp_path / "pid"
-    code = (
-        "from tests.test_subprocesses import *\n"
-        f"subprocesses.run_in_subprocess(sleep, Path({str(pid)!r}))"
-    )
+    code = f"from tests.test_subprocesses import *\nrun_in_subprocess(sleep, Path({str(pid)!r}))"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
         wait_for(lambda: pid.exists() and pid.read_text())
         child = int(pid.read_text())
@@ -177,8 +185,9 @@ def test_an_interrupt_while_the_fork_server_imports_prints_no_traceback(tmp_path
     )
     code = (
         "import slow, sys\n"
-        "from mnistcnn.system import subprocesses\n"
-        "try: subprocesses.run_in_subprocess(slow.function)\n"
+        f"sys.path.append({str(ROOT)!r})\n"
+        "from tests.test_subprocesses import run_in_subprocess\n"
+        "try: run_in_subprocess(slow.function)\n"
         "except KeyboardInterrupt: sys.exit('interrupted')\n"
     )
     with subprocess.Popen(

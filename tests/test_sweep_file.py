@@ -13,8 +13,14 @@ from mnistcnn import train
 from mnistcnn.config.load import FORMAT
 from mnistcnn.experiments import sweep_file
 from mnistcnn.experiments.summary import summarise
-from mnistcnn.experiments.sweep_file import record_sweep, sort_as_typed, typed_values
+from mnistcnn.experiments.sweep_file import (
+    jobs_not_started,
+    record_sweep,
+    sort_as_typed,
+    typed_values,
+)
 from mnistcnn.runs.directory import METRICS, SWEEP
+from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.errors import WriteError
 
@@ -33,8 +39,13 @@ def record(path, *jobs: str, keys=("aug", "optimizer.lr", "seed")) -> dict:
 def test_the_command_and_its_values_are_recorded(tmp_path):
     content = record(tmp_path, "aug=full optimizer.lr=1e-3", "aug=none optimizer.lr=.25")
     assert content.pop("started_at").startswith("20")
+    jobs = [("aug=full", "optimizer.lr=1e-3"), ("aug=none", "optimizer.lr=.25")]
+    hashes = [config_sha256(settings(*job)) for job in jobs]
+    labels = ["aug=full optimizer.lr=0.001", "aug=none optimizer.lr=0.25"]
     assert content == {
+        "jobs": dict(zip(hashes, labels, strict=True)),
         "format": FORMAT,
+        "threads": None,
         "commands": [
             [
                 "python",
@@ -56,10 +67,32 @@ def test_a_further_command_keeps_the_order_and_appends_its_values(tmp_path):
     assert second["values"] == {"aug": ["full", "none", "prose"], "seed": ["1"]}
     assert [command[-1] for command in second["commands"]] == ["aug=none", "seed=1 aug=none"]
     # a repeated command changes nothing; the default of a key that is not typed is appended
-    assert record(tmp_path, "aug=full", "aug=none", keys=["aug"]) == {
+    third = record(tmp_path, "aug=full", "aug=none", keys=["aug"])
+    assert [*third.pop("jobs").values()] == ["aug=full seed=0", "aug=none seed=0"]
+    assert {**third, "jobs": second["jobs"]} == {
         **second,
         "values": {**second["values"], "seed": ["1", "0"]},
     }
+
+
+def test_the_number_of_threads_is_that_of_the_first_command(tmp_path):
+    def threads(number: int | None) -> int | None:
+        return record_sweep(tmp_path, ["python"], ["seed"], [settings()], number)
+
+    # a command for a cluster does not know the number
+    assert [threads(number) for number in (None, 4, 1, None)] == [None, 4, 4, 4]
+
+
+def test_the_jobs_that_were_not_started(tmp_path):
+    record(tmp_path / "sweep", *(f"seed={seed}" for seed in range(4)), keys=["seed"])
+    make_run(tmp_path / "sweep" / "0", "seed=0")
+    # epochs were added: the name has the hash that it had before
+    name = f"seed-1-{config_sha256(settings('seed=1'))[:10]}"
+    make_run(tmp_path / "sweep" / name, "seed=1", "epochs=20")
+    runs = find_runs(tmp_path)
+    assert jobs_not_started(runs, tmp_path) == {tmp_path / "sweep": ["seed=2", "seed=3"]}
+    record(tmp_path / "sweep", "seed=0", keys=["seed"])  # the last command counts
+    assert jobs_not_started(runs, tmp_path) == {tmp_path / "sweep": []}
 
 
 DAMAGED = [
@@ -237,8 +270,8 @@ def test_jobs_that_were_not_started_are_counted_with_those_that_failed(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mnistcnn.experiments.multirun.subprocesses.run_in_subprocess", stop)
-    code, out, err = command(train.main, "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+    monkeypatch.setattr("mnistcnn.experiments.multirun.subprocesses.start_process", stop)
+    code, out, err = command(train.main, "-m", "data=mnist5k", "seed=0,1", "hydra.sweep.dir=sweep")
     assert code == 130
     assert "Not complete" not in out
     assert err.splitlines()[-1] == (

@@ -139,7 +139,7 @@ def parse_reproduce_arguments(arguments: Sequence[str] | None = None) -> argpars
     )
     add_version_argument(parser)
     parser.add_argument(
-        "overrides", nargs="*", help="overrides for every command, e.g. hydra/launcher=joblib"
+        "overrides", nargs="*", help="overrides for every command, e.g. hydra.launcher.jobs=1"
     )
     namespace = parser.parse_intermixed_args(arguments)
     if namespace.seeds is not None and namespace.seeds < 1:

@@ -37,7 +37,10 @@ COUNTS = (
     "sweeper.n_trials",
     "sweeper.n_jobs",
     "launcher.array_parallelism",
+    "launcher.jobs",
+    "launcher.jobs_per_gpu",
 )
+OTHER_VALUES = {"max_batch_size": None, "jobs": "auto"}  # that are no counts
 
 
 # Flags -------------------------------------------------------------------------------------------
@@ -141,6 +144,13 @@ def _check_group(argument: str) -> None:
     group, _, value = argument.lstrip("+").partition("=")
     if group in GROUPS and re.fullmatch(r"null|true|false|\d*", value, re.IGNORECASE):
         raise UsageError(f"{argument}: it must be one of {', '.join(group_options(group))}")
+    if argument in ("hydra/launcher=joblib", "hydra/launcher=basic"):
+        raise UsageError(
+            f"{argument}: sweeps run their jobs in parallel without it: omit it, and set their "
+            "number by hydra.launcher.jobs=N"
+        )
+    if argument == "hydra/sweeper=basic":
+        raise UsageError(f"{argument}: omit it, sweeps run all combinations of values")
     if group in PLUGIN_EXTRAS and _lacks_plugin(group, value):
         raise UsageError(
             f"{argument} needs a plugin that is not installed: "
@@ -157,10 +167,7 @@ def _lacks_plugin(group: str, option: str) -> bool:
     if not file.is_file():
         return False
     package = ".".join(OmegaConf.create(file.read_text())._target_.split(".")[:2])
-    try:
-        return find_spec(package) is None
-    except ModuleNotFoundError:  # no hydra_plugins package at all
-        return True
+    return find_spec(package) is None
 
 
 def _check_experiments(parsed: argparse.Namespace, overrides: list[Override]) -> None:
@@ -222,13 +229,28 @@ def check_hydra_settings(config: DictConfig) -> None:
 
 
 def _check_sweep(config: DictConfig) -> None:
+    for section in ("launcher", "sweeper"):
+        if not isinstance(config.hydra[section], DictConfig):
+            raise UsageError(
+                f"hydra.{section}={config.hydra[section]}: choose one by hydra/{section}=..., of "
+                f"{', '.join(group_options(f'hydra/{section}'))}"
+            )
     for section, _, name in (key.partition(".") for key in COUNTS):
         value = config.hydra[section].get(name, 1)
         is_count = type(value) is int and value >= 1
-        if not is_count and (value is not None or name != "max_batch_size"):
-            raise SettingError(f"hydra.{section}.{name}", value, "a whole number from 1")
-    if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
-        raise SettingError("hydra.launcher.n_jobs", 0, "a whole number other than 0")
+        other = OTHER_VALUES.get(name, ...)
+        if not is_count and value != other:
+            allowed = (
+                "auto or a whole number from 1" if other == "auto" else "a whole number from 1"
+            )
+            raise SettingError(f"hydra.{section}.{name}", value, allowed)
+    fail_fast = config.hydra.launcher.get("fail_fast", False)
+    if not isinstance(fail_fast, bool):
+        raise SettingError("hydra.launcher.fail_fast", fail_fast, "true or false")
+    if config.hydra.job.env_set:
+        raise UsageError(
+            "hydra.job.env_set has no effect: set environment variables before the command"
+        )
     for each in {each.key_or_group: each for each in sweep_overrides(config)}.values():
         if each.is_sweep_override() and each.is_discrete_sweep() and not _has_values(each):
             raise UsageError(f"{each.input_line} has no values: there is nothing to run")

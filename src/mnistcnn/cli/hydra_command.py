@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +14,25 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnistcnn.cli import hydra_arguments, messages, planning
 from mnistcnn.cli.app import report_interrupt, run_cli, wants_traceback
 from mnistcnn.config.load import to_yaml
 from mnistcnn.experiments.documents import plain_text
-from mnistcnn.experiments.multirun import Multirun, Task
+from mnistcnn.experiments.job_process import Job, Task
+from mnistcnn.experiments.multirun import FailedFast, Multirun
 from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs.directory import CONFIG, missing_directories, remove_empty_directories
 from mnistcnn.system.errors import MnistcnnError, UsageError, report_error
 from mnistcnn.system.logs import setup_logging
 from mnistcnn.system.quoting import format_command, override, quote_argument
+
+log = logging.getLogger(__name__)
 
 CONFIG_PATH = "pkg://mnistcnn.conf"
 
@@ -57,14 +63,15 @@ class HydraCommand:
                 version_base="1.3", config_path=CONFIG_PATH, config_name=self.config_name
             )
             main(self)()
-            if self.multirun is not None:
-                self.multirun.run_deferred_jobs()
         except ConfigRejected as rejected:
             remove_empty_directories(self.new_directories)
             self._report(rejected.error)
             return UsageError.exit_code
         except NothingToRun:
             pass
+        except FailedFast as stop:
+            log.error("%s", stop)
+            self.exit_code = 1
         except KeyboardInterrupt as stop:
             self.exit_code = report_interrupt(stop)
         except Exception as error:  # of the command line or of a launcher, not of a job
@@ -73,6 +80,35 @@ class HydraCommand:
         if self.multirun is not None:
             self._finish_multirun(self.multirun)
         return self.exit_code
+
+    def run_jobs(
+        self, compose_each: Sequence[Callable[[], DictConfig]], first: int
+    ) -> list[JobReturn]:
+        """Run the jobs of a sweep, numbered from ``first``.
+
+        ``compose_each`` returns the configuration of each job.
+        """
+        assert self.multirun is not None  # planned before the launcher is called
+        jobs = self._jobs(compose_each, first)
+        results = self.multirun.run_jobs(self.task, jobs, self.show_traceback)
+        return [
+            JobReturn(status=JobStatus.COMPLETED, _return_value=results.get(number))
+            for number in range(first, first + len(compose_each))
+        ]
+
+    def _jobs(self, compose_each: Sequence[Callable[[], DictConfig]], first: int) -> Iterator[Job]:
+        for number, compose_job in enumerate(compose_each, first):
+            try:
+                config = compose_job()
+                with open_dict(config.hydra.job):  # which names the directory
+                    config.hydra.job.num, config.hydra.job.id = number, str(number)
+                run_dir = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+                overrides = config.hydra.overrides.task
+                settings = planning.job_settings(config, self.config_name, overrides)
+            except Exception as error:  # of this job; the others run
+                self.exit_code = self._report(error)
+                continue
+            yield Job(number, settings, run_dir)
 
     def __call__(self, composed: DictConfig) -> float | None:
         """Run one job. Errors are reported and not raised, so that other jobs still run."""

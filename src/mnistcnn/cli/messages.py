@@ -75,7 +75,7 @@ def group_options(group: str) -> list[str]:
     """Return the names of a group's options, sorted."""
     folder = files("mnistcnn.conf") / group
     options = [file.name.removesuffix(".yaml") for file in folder.iterdir()]
-    return sorted([*options, "basic"] if group in PLUGIN_EXTRAS else options)
+    return sorted(options)
 
 
 def _syntax_hint(override: str) -> str:

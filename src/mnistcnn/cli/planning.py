@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnistcnn.cli.composition import compose_settings
 from mnistcnn.cli.hydra_arguments import sweep_overrides
+from mnistcnn.cli.parallelism import (
+    concurrent_jobs,
+    job_slots,
+    limit_slots,
+    limit_threads,
+    threads_per_job,
+)
+from mnistcnn.cli.sweep_jobs import read_pairs, sweep_jobs
 from mnistcnn.config.load import flatten, to_dict, to_settings, without_command_keys
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.data.batches import steps_per_epoch
@@ -26,6 +33,7 @@ from mnistcnn.experiments.sweep_file import record_sweep
 from mnistcnn.kernels.selection import check_kernels
 from mnistcnn.models.precision import check_precision
 from mnistcnn.runs.directory import (
+    HASH_LENGTH,
     MAX_SLUG_LENGTH,
     RUN_DIR_KEY,
     SWEEP,
@@ -36,9 +44,8 @@ from mnistcnn.runs.directory import (
 from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.devices import resolve_device
-from mnistcnn.system.errors import SettingError, UsageError
+from mnistcnn.system.errors import UsageError
 from mnistcnn.system.quoting import override
-from mnistcnn.system.resources import available_cores, available_memory
 from mnistcnn.training.optim import check_steps
 from mnistcnn.training.resume import resumed_settings
 
@@ -49,10 +56,6 @@ SCHEMAS: dict[str, type[TrainSettings | EvaluateSettings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
 }
-HASH_LENGTH = 10  # hexadecimal digits in a directory's name
-# bytes: two parallel runs of the default network, each with its processes, take 2.2 GB in total
-JOB_MEMORY = 1 << 30
-COMMAND_MEMORY = 1 << 29
 
 
 # Resolvers of the configuration files ------------------------------------------------------------
@@ -93,15 +96,6 @@ def _sweep_dir(default: str, *, _root_: DictConfig) -> str:
     return f"outputs/experiments/{name}"
 
 
-def _parallel_jobs() -> int:
-    """Return the number of runs of the default network for which cores and memory suffice."""
-    jobs, memory = available_cores(), available_memory()
-    if memory is not None:
-        jobs = min(jobs, (memory - COMMAND_MEMORY) // JOB_MEMORY)
-    return max(1, jobs)
-
-
-OmegaConf.register_new_resolver("parallel_jobs", _parallel_jobs, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
@@ -208,15 +202,17 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
             "resume is for one run, without -m: to resume a sweep, repeat its command with the "
             "same hydra.sweep.dir"
         )
-    if sweeper._target_.endswith(".BasicSweeper"):
-        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    if sweeper._target_.endswith(".GridSweeper"):
+        jobs = sweep_jobs(overrides, read_pairs(sweeper.pairs))
         settings = compose_settings(config_name, SCHEMAS[config_name], jobs)
         total = len(settings)
     else:  # the sweeper chooses the settings of each job
         settings, total = [], sweeper.get("n_trials")
     for each in settings:
         _check_machine(each)
-    concurrent = _concurrent_jobs(launcher, sweeper, len(settings))
+    examples = settings or [to_settings(SCHEMAS[config_name], config)]
+    slots = job_slots(launcher, examples, len(settings) or sweeper.get("n_jobs", 1))
+    concurrent = concurrent_jobs(launcher, sweeper, len(settings), len(slots))
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     existing = find_runs(sweep_dir) if sweep_dir.is_dir() else []
     if config_name != "train" and existing:
@@ -231,15 +227,20 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
         check_data(missing if settings else [to_settings(TrainSettings, config)])
     create_run_dir(sweep_dir, "hydra.sweep.dir")
     command = ["python", "-m", f"mnistcnn.{config_name}", *typed]
-    record_sweep(sweep_dir, command, [each.key_or_group for each in overrides], settings)
+    keys = [each.key_or_group for each in overrides]
+    threads = threads_per_job(launcher, concurrent)
+    threads = limit_threads(record_sweep(sweep_dir, command, keys, settings, threads))
+    slots = limit_slots(slots[:concurrent], launcher, threads)
     log_disk_space(sweep_dir, missing, concurrent)
     _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])
     return Multirun(
         sweep_dir,
         jobs=by_hash,
         total=total,
-        threads=_threads_per_job(launcher, concurrent),
-        defers_locked_jobs=bool(settings) and launcher._target_.endswith(".BasicLauncher"),
+        threads=threads,
+        slots=slots,
+        fail_fast=launcher.get("fail_fast", False),
+        defers_locked_jobs=bool(settings),
     )
 
 
@@ -248,32 +249,6 @@ def _log_number_of_runs(sweep_dir: Path, total: int | None, complete: int) -> No
     if complete:
         line += f", {complete} of them already complete"
     log.info("%s: %s", line, sweep_dir)
-
-
-def _concurrent_jobs(launcher: DictConfig, sweeper: DictConfig, jobs: int) -> int:
-    """Return the number of jobs that run at the same time.
-
-    ``jobs`` is the number of all jobs, or 0 if it is not known. Raises SettingError.
-    """
-    if launcher._target_.endswith(".BasicLauncher"):
-        return 1
-    batch = min(jobs, sweeper.get("max_batch_size") or jobs) or sweeper.get("n_jobs", 1)
-    name = "n_jobs" if "n_jobs" in launcher else "array_parallelism"  # joblib's, Slurm's
-    limit = launcher.get(name) or batch
-    if not isinstance(limit, int):
-        raise SettingError(f"hydra.launcher.{name}", limit, "a whole number")
-    if limit < 0:  # as in joblib: -1 is one job per core
-        limit += available_cores() + 1
-    return max(1, min(batch, limit))
-
-
-def _threads_per_job(launcher: DictConfig, concurrent: int) -> int | None:
-    """Return a job's share of the cores if ``concurrent`` jobs share this machine, else None."""
-    if not launcher._target_.endswith((".JoblibLauncher", ".LocalLauncher")):
-        return None
-    if "OMP_NUM_THREADS" in os.environ:
-        return None
-    return max(1, available_cores() // concurrent)
 
 
 def _set_for_jobs(config: DictConfig, sweep_dir: Path, shared: list[Override]) -> None:

@@ -28,7 +28,7 @@ from mnistcnn.experiments.predictions import (
     require_same_test_set,
 )
 from mnistcnn.experiments.summary import group_table, table_caption
-from mnistcnn.experiments.sweep_file import group_positions, sort_as_typed
+from mnistcnn.experiments.sweep_file import group_positions, jobs_not_started, sort_as_typed
 from mnistcnn.experiments.verdicts import Pair, verdicts
 from mnistcnn.runs import directory
 from mnistcnn.runs.store import Run, find_runs
@@ -37,6 +37,7 @@ from mnistcnn.system.errors import UsageError
 
 COMPARISON = "comparison.md"
 DISAGREEMENTS = "disagreements.png"
+MAX_JOBS = 12  # jobs that are listed
 MAX_DISAGREEMENTS = 12  # images in the picture
 
 
@@ -139,12 +140,20 @@ def find_collections(paths: Sequence[Path]) -> tuple[list[Collection], list[str]
             left_out.append(f"- {path}: {count} of {len(runs)} runs, which were given before")
         known |= {run.path.resolve() for run in new}
         left_out += [f"- {run.path}: {run.outcome}" for run in new if not run.usable]
+        for sweep, jobs in jobs_not_started(runs, path).items():
+            if jobs:
+                left_out.append(f"- {sweep}: not started yet: {_list_jobs(jobs)}")
         readable = _with_predictions([run for run in new if run.usable], left_out)
         if len(readable) > 2 or len(paths) > 1:
             readable = _without_repetitions(readable, left_out)
         positions = group_positions(runs, path)
         collections.append(Collection(path, names[path.absolute()], readable, positions))
     return collections, left_out
+
+
+def _list_jobs(jobs: Sequence[str]) -> str:
+    text = ", ".join(jobs[:MAX_JOBS])
+    return text + (f" and {len(jobs) - MAX_JOBS} more" if len(jobs) > MAX_JOBS else "")
 
 
 def _with_predictions(runs: Sequence[Run], left_out: list[str]) -> list[Run]:

@@ -10,9 +10,8 @@ import torch
 from torch.nn import Parameter
 
 from mnistcnn.config.schema import ModelSettings, OptimizerSettings, TrainSettings
-from mnistcnn.models.registry import create_model
+from mnistcnn.models.registry import LARGE_NETWORK, create_meta_model
 from mnistcnn.training.optim import build_optimizer
-from mnistcnn.training.trainer import LARGE_NETWORK
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,7 @@ def sweep_size(jobs: Sequence[TrainSettings], concurrent: int, keep_last: bool =
 
 def checkpoint_sizes(model: ModelSettings, optimizer: OptimizerSettings) -> CheckpointSizes:
     """Return the sizes of the checkpoints of a network without allocating its weights."""
-    with torch.device("meta"):
-        network = create_model(model)
+    network = create_meta_model(model)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     trained = network.trained_parameter_count()
     best, last = weights + BEST_OVERHEAD, weights + LAST_OVERHEAD

@@ -1,41 +1,39 @@
 """Run the jobs of a sweep, each in a subprocess; jobs that are already complete are skipped."""
 
 import contextlib
-import enum
 import logging
-import sys
+import multiprocessing.connection
+import signal
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mnistcnn.config.load import to_yaml
+from tqdm import tqdm
+
 from mnistcnn.config.schema import TrainSettings
+from mnistcnn.experiments.job_process import (
+    Job,
+    RunningJob,
+    Task,
+    failure_reason,
+    record_job_failure,
+    start_job,
+)
 from mnistcnn.runs import store
-from mnistcnn.runs.directory import CONFIG, LAST, METRICS, remove_run_files
-from mnistcnn.runs.identity import config_sha256
-from mnistcnn.runs.metrics_file import record_failure
 from mnistcnn.system import errors, logs, subprocesses
-from mnistcnn.system.atomic_files import write_text
-from mnistcnn.system.errors import CorruptFileError
+from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import is_locked, lock_run_dir
-from mnistcnn.training import resume
 
 log = logging.getLogger(__name__)
 
-# Modules that a run needs and that are slow to import. Those that are not installed are ignored.
-PRELOAD_MODULES = ["mnistcnn.training.train_run", "sklearn.metrics", "torchinfo"]
-PRELOAD_FOR_PICTURES = [
-    "mnistcnn.evaluation.matplotlib_import",  # before other modules of matplotlib
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-    "openTSNE",
-    "sklearn.manifold",
-]
+REFRESH_SECONDS = 1.0  # of the progress bar
 
-Task = Callable[..., Any]  # task(settings, run_dir) or task(settings, run_dir, resume=True)
+
+class FailedFast(BaseException):
+    """Ends a sweep after its first failed job; no Exception, which a sweeper may catch."""
 
 
 @dataclass
@@ -43,89 +41,228 @@ class Multirun:
     """Several runs in one directory.
 
     All state is in the directory: jobs may run concurrently, on several machines, and again after a
-    crash.
+    crash. It is read once; later, each job reads its own run only.
     """
 
     directory: Path
     jobs: dict[str, TrainSettings] = field(default_factory=dict)  # by hash; empty if not known yet
     total: int | None = None  # number of jobs; None if not known
     threads: int | None = None  # per job; None: the default of torch
-    # whether to run the jobs that other processes are running last: not if a sweeper or a parallel
-    # launcher needs the result of each job
+    # the GPU of each job that runs at the same time, as in CUDA_VISIBLE_DEVICES; None: as set
+    slots: list[str | None] = field(default_factory=lambda: [None])
+    fail_fast: bool = False  # whether to stop at the first job that fails
+    # whether to run the jobs that other processes are running last: not if a sweeper needs the
+    # result of each job
     defers_locked_jobs: bool = False
-    started: float = field(default_factory=time.time)  # seconds since the epoch
 
     def __post_init__(self) -> None:
         runs = store.find_runs(self.directory) if self.directory.is_dir() else []
-        self.complete_at_start = sum(run.complete for run in runs)
         self.metrics_at_start = {run.path: run.metrics for run in runs}
-        self.deferred: list[Callable[[], object]] = []
+        # of several runs of a job, a complete one
+        runs.sort(key=lambda run: run.complete)
+        self.paths = {run.config_sha256: run.path for run in runs if run.config_sha256}
+        self.unfinished = self.jobs.keys() - {run.config_sha256 for run in runs if run.complete}
+        self.durations: list[float] = []  # seconds, of the jobs that this process has run
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether several jobs run at the same time."""
+        return len(self.slots) > 1
+
+    @property
+    def jobs_left(self) -> int | None:
+        """Number of jobs that have not ended; None if the number of jobs is not known."""
+        if self.jobs:
+            return len(self.unfinished)
+        return None if self.total is None else max(0, self.total - len(self.durations))
+
+    # Running jobs --------------------------------------------------------------------------------
+
+    def run_jobs(
+        self, task: Task, jobs: Iterable[Job], show_traceback: bool = False
+    ) -> dict[int, float | None]:
+        """Run jobs, one per slot at a time, unless they are already complete.
+
+        ``task`` is a picklable function, called as ``task(settings, run_dir)``. Return the
+        validation error of each job by its number, for a sweeper to minimise, or None if it failed.
+        If this process is interrupted, all running jobs are stopped; each saves its state. Raises
+        FailedFast.
+        """
+        results: dict[int, float | None] = {}
+        queue = self._jobs_to_run(jobs, results)
+        running: dict[int, RunningJob] = {}  # by slot
+        with self._progress_bar() as bar:
+            try:
+                while True:
+                    self._fill_slots(task, queue, running, results, show_traceback)
+                    if not running:
+                        return results
+                    for slot in self._wait_for_any(running, bar):
+                        ended = running.pop(slot)
+                        with self._job_errors(ended.job, results):
+                            results[ended.job.number] = self._finish(ended)
+                        bar.update()
+            except BaseException as error:  # an interrupt, or the timeout exception of a launcher
+                subprocesses.stop_children(getattr(error, "number", signal.SIGTERM))
+                raise
 
     def run_job(
         self, task: Task, settings: Any, run_dir: Path, number: int, show_traceback: bool = False
     ) -> float | None:
-        """Run job ``number`` (from 0) in ``run_dir`` unless it is already complete.
+        """Run a single job, as :meth:`run_jobs` does."""
+        return self.run_jobs(task, [Job(number, settings, run_dir)], show_traceback)[number]
 
-        ``task`` is a picklable function, called as ``task(settings, run_dir)``. If a run with the
-        same configuration exists in another directory, that directory is used. Return the
-        validation error, for a sweeper to minimise, or None if the run failed.
-        """
-        identity = _identity(settings)
-        existing = self._find_run(identity)
-        if existing is not None and existing.path != run_dir:
+    @contextlib.contextmanager
+    def _job_errors(self, job: Job, results: dict[int, float | None]) -> Iterator[None]:
+        """Log an exception inside the context as the failure of a job; the others run."""
+        try:
+            yield
+        except Exception as error:
+            log.debug("%s failed", self._name(job), exc_info=True)
+            log.error("%s failed: %s", self._name(job), errors.format_error(error))
+            results[job.number] = None
+
+    def _jobs_to_run(self, jobs: Iterable[Job], results: dict[int, float | None]) -> Iterator[Job]:
+        """Yield the jobs that have to be run; add the results of the others to ``results``."""
+        deferred, queued = [], set()
+        for each in jobs:
+            job = replace(each, run_dir=self._run_dir(each))
+            with self._job_errors(job, results):
+                if self._has_result(job, results):
+                    continue
+                job.run_dir.mkdir(parents=True, exist_ok=True)
+                if job.run_dir in queued:  # the same job again
+                    deferred.append(job)
+                elif self.defers_locked_jobs and is_locked(job.run_dir):
+                    name = self._name(job)
+                    log.info("%s is being run by another process: %s", name, job.run_dir.name)
+                    deferred.append(job)
+                else:
+                    queued.add(job.run_dir)
+                    yield job
+        yield from (job for job in deferred if not self._has_result(job, results))
+
+    def _run_dir(self, job: Job) -> Path:
+        """Return the directory of the run with a job's configuration, or else that of the job."""
+        path = self.paths.get(job.sha256 or "", job.run_dir)
+        if path != job.run_dir:
             with contextlib.suppress(OSError):
-                run_dir.rmdir()  # created by Hydra, and still empty
-            run_dir = existing.path
-        name = f"run {number + 1}" + (f" of {self.total}" if self.total else "")
-        if existing is not None and existing.complete and not existing.pictures_to_draw(settings):
-            log.info("%s is already complete: %s", name, run_dir.name)
-            return _validation_error(existing)
-        if identity and _holds_different_run(run_dir, identity):
+                job.run_dir.rmdir()  # created by Hydra, and still empty
+        return path
+
+    def _has_result(self, job: Job, results: dict[int, float | None]) -> bool:
+        """Return whether a job is complete or cannot be run; add its result to ``results``."""
+        run = store.read_run(job.run_dir) if job.sha256 else None
+        if run is None or run.config_sha256 is None:  # none, or one that may be overwritten
+            return False
+        if run.config_sha256 != job.sha256:
             log.error(
                 "%s: %s holds a run with other settings (were epochs added?) and is not "
                 "overwritten: move it out of the sweep to run this job",
-                name,
-                run_dir,
+                self._name(job),
+                job.run_dir,
             )
-            return None
-        run_dir.mkdir(parents=True, exist_ok=True)
-        job = partial(self._run, task, settings, run_dir, number, name, identity, show_traceback)
-        if self.defers_locked_jobs and is_locked(run_dir):
-            log.info("%s is being run by another process: %s", name, run_dir.name)
-            self.deferred.append(job)
-            return None
-        return job()
+            results[job.number] = None
+        elif run.complete and not run.pictures_to_draw(job.settings):
+            log.info("%s is already complete: %s", self._name(job), job.run_dir.name)
+            self.unfinished.discard(job.sha256)
+            results[job.number] = _validation_error(run)
+        return job.number in results
 
-    def run_deferred_jobs(self) -> None:
-        """Wait for the runs of other processes, and complete those that have failed there."""
-        for job in self.deferred:
-            job()
-
-    def _run(
+    def _fill_slots(
         self,
         task: Task,
-        settings: Any,
-        run_dir: Path,
-        number: int,
-        name: str,
-        identity: dict[str, str],
+        queue: Iterator[Job],
+        running: dict[int, RunningJob],
+        results: dict[int, float | None],
         show_traceback: bool,
-    ) -> float | None:
-        """Run a job in a subprocess; return its validation error, or None if it failed."""
-        log.info("%s%s: %s", name, self._time_left(number), run_dir.name)
-        arguments = (task, settings, run_dir, identity, self.threads, show_traceback)
-        preload = PRELOAD_MODULES + (PRELOAD_FOR_PICTURES if settings.pictures else [])
-        code = subprocesses.run_in_subprocess(_run_job, *arguments, preload=preload)
-        if code:
-            reason = subprocesses.describe_exit_code(code)
-            with lock_run_dir(run_dir, wait=True):
-                _record_failure(run_dir, settings, reason, identity)
-            run = store.read_run(run_dir)
-            if run is None or not run.complete:
-                return None
-            not_drawn = ", ".join(run.pictures_to_draw(settings))
-            log.warning("%s: %s; not drawn: %s", name, reason, not_drawn)
-        return _validation_error(store.read_run(run_dir))
+    ) -> None:
+        """Start jobs until all slots are in use; add them to ``running``."""
+        while len(running) < len(self.slots):
+            self._raise_if_failed(results)
+            if (job := next(queue, None)) is None:
+                break
+            name = ", ".join(filter(None, [self._name(job), self._time_left(running.values())]))
+            log.info("%s: %s", name, job.run_dir.name)
+            with self._job_errors(job, results):
+                slot = min({*range(len(self.slots))} - running.keys())
+                running[slot] = start_job(
+                    task, job, self.slots[slot], self.threads, show_traceback, self.is_parallel
+                )
+        self._raise_if_failed(results)
+
+    def _raise_if_failed(self, results: dict[int, float | None]) -> None:
+        """Raise FailedFast if a job has failed and ``fail_fast`` is set."""
+        if self.fail_fast and None in results.values():
+            raise FailedFast("stopped because a run failed: hydra.launcher.fail_fast")
+
+    def _wait_for_any(self, running: dict[int, RunningJob], bar: "tqdm[Any]") -> list[int]:
+        """Wait until at least one job has ended; return the slots of those that have."""
+        sentinels = [each.process.sentinel for each in running.values()]
+        while True:
+            ended = multiprocessing.connection.wait(sentinels, REFRESH_SECONDS)
+            if ended:
+                return [slot for slot, each in running.items() if each.process.sentinel in ended]
+            bar.total = None if self.jobs_left is None else bar.n + self.jobs_left
+            bar.set_postfix_str(self._time_left(running.values()))
+
+    def _finish(self, ended: RunningJob) -> float | None:
+        """Record how a job has ended; return its validation error, or None if it failed."""
+        job, process = ended.job, ended.process
+        process.join()
+        self.durations.append(time.monotonic() - ended.started)
+        self.unfinished.discard(job.sha256 or "")
+        reason = failure_reason(ended)
+        if process.exitcode:
+            # another process that holds the lock runs the job now
+            with contextlib.suppress(UsageError), lock_run_dir(job.run_dir):
+                record_job_failure(job, reason)
+        run = store.read_run(job.run_dir)
+        if process.exitcode and (run is None or not run.complete):
+            if self.is_parallel:
+                log.error("%s failed: %s", self._name(job), reason)
+            return None
+        self._log_end(job, run, reason)
+        return _validation_error(run)
+
+    def _log_end(self, job: Job, run: store.Run | None, reason: str) -> None:
+        """Log the result of a job that is complete, unless its process has printed it."""
+        error = run.measure("test", "error") if run is not None else None
+        if self.is_parallel and not reason:
+            result = "" if error is None else f" test error {100 * error:.2f}%,"
+            duration = logs.format_duration(self.durations[-1])
+            log.info("%s ended:%s %s", self._name(job), result, duration)
+        if run is not None and (self.is_parallel or reason):
+            not_drawn = ", ".join(run.pictures_to_draw(job.settings))
+            texts = [reason, not_drawn and f"not drawn: {not_drawn}"]
+            if any(texts):
+                log.warning("%s: %s", self._name(job), "; ".join(filter(None, texts)))
+
+    # What is shown -------------------------------------------------------------------------------
+
+    def _name(self, job: Job) -> str:
+        return f"run {job.number + 1}" + (f" of {self.total}" if self.total else "")
+
+    def _progress_bar(self) -> "tqdm[Any]":
+        """Return a bar for the sweep; hidden if stderr is no terminal, or for one job at a time."""
+        return tqdm(
+            total=self.jobs_left,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}",
+            dynamic_ncols=True,
+            leave=False,
+            disable=None if self.is_parallel else True,
+        )
+
+    def _time_left(self, running: Iterable[RunningJob]) -> str:
+        """Return ``about 5 min left``; an empty string if no job has ended yet."""
+        if not self.durations or not self.jobs_left:
+            return ""
+        average, now = statistics.fmean(self.durations), time.monotonic()
+        done = sum(min(now - each.started, average) for each in running)
+        seconds = (average * self.jobs_left - done) / min(self.jobs_left, len(self.slots))
+        return f"about {logs.format_duration(seconds)} left"
+
+    # The state of the sweep ----------------------------------------------------------------------
 
     def is_complete(self) -> bool:
         """Return whether all jobs are known and complete, with all their pictures."""
@@ -150,111 +287,11 @@ class Multirun:
         started = {run.config_sha256 for run in store.find_runs(self.directory)}
         return len(self.jobs.keys() - started)
 
-    def _find_run(self, identity: dict[str, str]) -> store.Run | None:
-        if not identity:
-            return None
-        return store.find_by_config(self.directory, identity["config_sha256"])
-
     def _complete_runs(self) -> list[store.Run]:
         if not self.directory.is_dir():
             return []
         return [run for run in store.find_runs(self.directory) if run.complete]
 
-    def _time_left(self, number: int) -> str:
-        """Return ``, about 5 min left`` for job ``number`` and all later ones.
-
-        Return an empty string until a job has been completed since the start.
-        """
-        completed = len(self._complete_runs()) - self.complete_at_start
-        if not (completed and self.total):
-            return ""
-        jobs = self.total - number
-        if self.jobs:
-            jobs = min(jobs, self.count_incomplete())  # later jobs may be complete already
-        seconds = (time.time() - self.started) / completed * jobs
-        return f", about {logs.format_duration(seconds)} left"
-
-
-def _identity(settings: Any) -> dict[str, str]:
-    """Return the values that identify a run in ``metrics.json``; empty for an evaluation."""
-    if not isinstance(settings, TrainSettings):
-        return {}
-    return {"config_sha256": config_sha256(settings)}
-
-
-def _holds_different_run(run_dir: Path, identity: dict[str, str]) -> bool:
-    run = store.read_run(run_dir)
-    # an unreadable metrics.json has no config_sha256, and may be overwritten
-    return run is not None and run.config_sha256 not in (*identity.values(), None)
-
 
 def _validation_error(run: store.Run | None) -> float | None:
     return run.measure("validation", "error") if run is not None else None
-
-
-# In the job's process ----------------------------------------------------------------------------
-
-
-class _Action(enum.Enum):
-    SKIP = enum.auto()  # the run is complete
-    RESUME = enum.auto()
-    START = enum.auto()
-    RESTART = enum.auto()  # remove the files of an earlier attempt, then start
-
-
-def _run_job(
-    task: Task,
-    settings: Any,
-    run_dir: Path,
-    identity: dict[str, str],
-    threads: int | None,
-    show_traceback: bool,
-) -> None:
-    logs.setup_logging()
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    try:
-        with lock_run_dir(run_dir, wait=True):
-            action = _next_action(settings, run_dir, identity)
-            if action is _Action.RESTART:
-                remove_run_files(run_dir)
-            if action is _Action.RESUME:
-                task(settings, run_dir, resume=True)
-            elif action is not _Action.SKIP:
-                task(settings, run_dir)
-    except Exception as error:
-        if not (run_dir / METRICS).exists():  # the task failed before writing it
-            _record_failure(run_dir, settings, f"{type(error).__name__}: {error}", identity)
-        sys.exit(errors.report_error(error, show_traceback))
-
-
-def _next_action(settings: Any, run_dir: Path, identity: dict[str, str]) -> _Action:
-    """Decide how to run a job, given the files in ``run_dir``; call it with the lock held.
-
-    Raises the UsageErrors of :func:`resume.load_resume_state`, except for corrupt files: the run is
-    then restarted.
-    """
-    run = store.read_run(run_dir)
-    if run is None or not identity:
-        return _Action.START
-    if run.complete and run.pictures_to_draw(settings):
-        return _Action.RESUME
-    if run.complete:
-        log.info("already completed by another process: %s", run_dir.name)
-        return _Action.SKIP
-    if (run_dir / LAST).exists():
-        try:
-            resume.load_resume_state(run_dir, settings)
-            return _Action.RESUME
-        except CorruptFileError as error:
-            log.warning("%s\nRestarting from scratch: %s", error, run_dir.name)
-    return _Action.RESTART
-
-
-def _record_failure(run_dir: Path, settings: Any, reason: str, identity: dict[str, str]) -> None:
-    """Write ``metrics.json``, and ``config.yaml`` if missing, for a run that did not write them."""
-    if isinstance(settings, TrainSettings) and not (run_dir / CONFIG).exists():
-        write_text(run_dir / CONFIG, to_yaml(settings))
-    record_failure(run_dir, reason, identity)

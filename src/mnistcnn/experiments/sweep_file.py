@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from mnistcnn.config.load import FORMAT, flatten
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
-from mnistcnn.experiments.groups import display_value, full_key, group_key
-from mnistcnn.runs.directory import SWEEP
+from mnistcnn.experiments.groups import display_value, full_key, group_key, label
+from mnistcnn.runs.directory import HASH_LENGTH, SWEEP
+from mnistcnn.runs.identity import config_sha256
 from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import Run
 from mnistcnn.system.atomic_files import write_json
@@ -44,26 +45,42 @@ def record_sweep(
     command: Sequence[str],
     keys: Iterable[str],
     jobs: Sequence[TrainSettings | EvaluateSettings],
-) -> None:
+    threads: int | None = None,
+) -> int | None:
     """Write ``sweep.json``, or add a further command of the same sweep to it.
 
     ``keys`` are the settings that were typed, in their order, and ``jobs`` the settings of all jobs
     in their order; none if the sweeper chooses them. The order of an earlier command is kept, and
-    new values are appended. Another process that writes the file is waited for. A file that cannot
-    be read is replaced; a line says so, also if the file cannot be written.
+    new values are appended; the jobs are those of the last command. Another process that writes the
+    file is waited for. A file that cannot be read is replaced; a line says so, also if the file
+    cannot be written.
+
+    ``threads`` is the number of threads of a job; None if it is not known. Return the number of the
+    first command: the last digits of the results depend on it.
     """
     try:
         with lock_run_dir(sweep_dir, wait=True):
             content = _read(sweep_dir)
             if content is None and (sweep_dir / SWEEP).exists():
                 log.warning("%s cannot be read and is replaced", sweep_dir / SWEEP)
-            content = content or {
-                "format": FORMAT, "started_at": current_time(), "commands": [], "values": {},
-            }  # fmt: skip
+            content = content or _new_content()
+            content["threads"] = threads = content["threads"] or threads
             _add_command(content, command, keys, jobs)
             write_json(sweep_dir / SWEEP, content)
     except MnistcnnError as error:
         log.warning("%s", error)
+    return threads
+
+
+def _new_content() -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "started_at": current_time(),
+        "threads": None,
+        "commands": [],
+        "values": {},
+        "jobs": {},
+    }
 
 
 def _add_command(
@@ -80,6 +97,12 @@ def _add_command(
         typed = [display_value(each[name]) for each in settings if (name := full_key(key, each))]
         if values := [*dict.fromkeys([*content["values"].get(key, []), *typed])]:
             content["values"][key] = values
+    varying = [key for key, typed in content["values"].items() if len(typed) > 1]
+    content["jobs"] = {}
+    for job, flat in zip(jobs, settings, strict=True):
+        if isinstance(job, TrainSettings):
+            names = [name for key in varying or content["values"] if (name := full_key(key, flat))]
+            content["jobs"][config_sha256(job)] = label(flat, names) or "a single run"
 
 
 def typed_values(sweep_dir: Path) -> Values:
@@ -88,13 +111,35 @@ def typed_values(sweep_dir: Path) -> Values:
     return content["values"] if content else {}
 
 
+def jobs_not_started(runs: Sequence[Run], root: Path) -> dict[Path, list[str]]:
+    """Return the varying settings of jobs without a run, by the directory of their sweep.
+
+    The sweeps are those of ``runs``, which are below ``root``.
+    """
+    started = {run.config_sha256 for run in runs}
+    names = [run.path.name for run in runs]  # of a run with added epochs, the hash has changed
+    missing = {}
+    for sweep in sorted({_sweep_dir(run.path, root) for run in runs}):
+        content = _read(sweep)
+        missing[sweep] = [
+            settings
+            for sha256, settings in (content["jobs"] if content else {}).items()
+            if sha256 not in started
+            and not any(name.endswith(sha256[:HASH_LENGTH]) for name in names)
+        ]
+    return missing
+
+
 def _read(sweep_dir: Path) -> dict[str, Any] | None:
     """Return the content of ``sweep.json``; None if it is missing or not as written."""
     try:
         content = json.loads((sweep_dir / SWEEP).read_text())
         lists = [*content["commands"], *content["values"].values()]
         texts = [content["started_at"], *(text for each in lists for text in each)]
-        valid = content["format"] == FORMAT and all(isinstance(each, str) for each in texts)
+        texts += [*content["jobs"], *content["jobs"].values()]
+        threads = content["threads"]
+        valid = threads is None or (type(threads) is int and threads > 0)
+        valid &= content["format"] == FORMAT and all(isinstance(each, str) for each in texts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return content if valid and all(isinstance(each, list) for each in lists) else None

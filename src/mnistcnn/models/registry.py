@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from mnistcnn.config.constraints import check
 from mnistcnn.config.schema import GROUP_SCHEMAS, ModelSettings
 from mnistcnn.models.classifier import Classifier
@@ -21,9 +23,19 @@ BUILDERS: dict[str, Callable[..., Classifier]] = {
 }
 
 
+# trained parameters from which a step keeps all cores busy, and checkpoints take seconds
+LARGE_NETWORK = 10_000_000
+
+
 def create_model(settings: ModelSettings) -> Classifier:
     """Create a model with initial weights drawn from torch's global generator."""
     return BUILDERS[settings.name](settings)
+
+
+def create_meta_model(settings: ModelSettings) -> Classifier:
+    """Create a model without allocating its weights."""
+    with torch.device("meta"):
+        return create_model(settings)
 
 
 def create_model_from_dict(values: dict[str, Any]) -> Classifier:

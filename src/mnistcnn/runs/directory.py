@@ -47,6 +47,7 @@ RESULT_FILES = [PREDICTIONS, *PICTURES]
 TRAINING_FILES = [HISTORY, NEXT_BEST, BEST, LAST, CONFIG, METRICS]
 
 RUN_DIR_KEY = "hydra.run.dir"
+HASH_LENGTH = 10  # hexadecimal digits in the name of a sweep's run
 MAX_SLUG_LENGTH = 100
 
 

@@ -237,9 +237,3 @@ def find_runs(path: Path) -> list[Run]:
         if run is not None:
             runs.append(run)
     return runs
-
-
-def find_by_config(path: Path, sha256: str) -> Run | None:
-    """Return the run below ``path`` with this configuration, preferably a complete one."""
-    runs = [run for run in find_runs(path) if run.config_sha256 == sha256]
-    return max(runs, key=lambda run: run.complete, default=None)

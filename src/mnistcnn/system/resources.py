@@ -7,7 +7,6 @@ Documentation/scheduler/sched-bwc.rst and Documentation/admin-guide/cgroup-v1/me
 1). A file that is missing or malformed is no limit.
 
 This module imports the standard library only, because it is used before torch is imported.
-``joblib.cpu_count`` is slow to import and reads the root cgroup only.
 """
 
 import os

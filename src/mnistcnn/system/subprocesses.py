@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mnistcnn.system import signals
@@ -20,37 +21,52 @@ TERM_DELAY = 1.0
 STOP_TIMEOUT = 60.0  # seconds for a child to save its state before it is killed
 
 
-def run_in_subprocess(
+def start_process(
     function: Callable[..., Any], *arguments: Any, preload: Sequence[str] = ()
-) -> int:
-    """Run ``function(*arguments)`` in a new process and wait for it; both must be picklable.
+) -> BaseProcess:
+    """Start ``function(*arguments)`` in a new process; both must be picklable.
 
-    Return the exit code: 0, that of a ``SystemExit``, 128 plus the number of a stop signal, 1
-    after any other exception, or minus the number of the signal that killed the process. If this
-    process is interrupted, the child is stopped first and the interrupt is then raised again; if
-    this process dies, the child ends as well. ``preload`` names modules that the fork server
-    imports once for all children.
+    Its exit code is 0, that of a ``SystemExit``, 128 plus the number of a stop signal, 1 after any
+    other exception, or minus the number of the signal that killed it. If this process dies, the
+    child ends as well. ``preload`` names modules that the fork server imports once for all
+    children.
     """
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
         context.set_forkserver_preload([function.__module__, *preload])
         _start_fork_server()
-    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # a joblib worker has its own start method, which does not exist in a child
-        multiprocessing.set_start_method(START_METHOD, force=True)
     # typeshed does not declare Process for a context chosen at run time
-    process = context.Process(target=_child_main, args=(function, *arguments))  # type: ignore[attr-defined]
+    process: BaseProcess = context.Process(target=_child_main, args=(function, *arguments))  # type: ignore[attr-defined]
     process.start()
-    try:
-        process.join()
-    except BaseException as error:  # an interrupt, or the timeout exception of a launcher
-        _stop(process, getattr(error, "number", signal.SIGTERM))
-        raise
-    return process.exitcode or 0
+    return process
+
+
+def stop_children(number: int) -> None:
+    """Stop all children by a signal, wait for them, and kill those that do not end.
+
+    SIGINT is sent as SIGTERM: it would be the second one if the terminal has sent the first.
+    """
+    # not a list of the caller, which lacks a child if its start was interrupted
+    children = multiprocessing.active_children()
+    _join_all(children, TERM_DELAY)
+    for child in children:
+        if child.is_alive():
+            assert child.pid is not None  # it has been started
+            os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
+    _join_all(children, STOP_TIMEOUT)
+    for child in children:
+        child.kill()
+        child.join()
+
+
+def _join_all(children: Sequence[BaseProcess], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
 
 
 def describe_exit_code(exit_code: int) -> str:
-    """Describe a non-zero exit code of :func:`run_in_subprocess`."""
+    """Describe a non-zero exit code of :func:`start_process`."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:
@@ -74,16 +90,6 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _stop(process: Any, number: int) -> None:
-    process.join(TERM_DELAY)
-    if process.is_alive():
-        # never SIGINT: it would be the second one if the terminal has sent the first
-        os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
-        process.join(STOP_TIMEOUT)
-    process.kill()
-    process.join()
 
 
 def _child_main(function: Callable[..., Any], *arguments: Any) -> None:

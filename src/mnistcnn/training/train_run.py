@@ -1,6 +1,7 @@
 """Train a model, test it once, and write all files of the run to a directory."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from mnistcnn.system.devices import (
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
 from mnistcnn.system.quoting import format_command, override
+from mnistcnn.system.resources import available_cores
 from mnistcnn.training.resume import ResumeState, load_resume_state, restore_files
 from mnistcnn.training.trainer import Trainer, build_model
 
@@ -117,6 +119,8 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
         device, model = resolve_device(settings.device), resume_state.checkpoint.model
         precision = _trained_precision(model, device, run_dir)
         if existing is not None:
+            if device.type == "cpu":
+                _keep_threads(existing)
             kernels = _resumed_kernels(settings, precision, existing)
         if conv_blocks(model):
             check_kernels(kernels, device, precision, settings.compile)
@@ -134,6 +138,22 @@ def _trained_precision(model: Classifier, device: torch.device, run_dir: Path) -
             "choose another device"
         )
     return model.precision_name
+
+
+def _keep_threads(run: Run) -> None:
+    """Compute with as many threads as before, on which the last digits of a result depend."""
+    threads = run.metrics.get("threads")
+    if type(threads) is not int or threads < 1 or "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = available_cores()
+    if threads > cores:
+        log.warning(
+            "the run was started with %d threads, and there are %d cores here: the last digits of "
+            "the results may differ",
+            threads,
+            cores,
+        )
+    torch.set_num_threads(min(threads, cores))
 
 
 def _resumed_kernels(settings: TrainSettings, precision: str, run: Run) -> str:
@@ -200,6 +220,7 @@ def _train_and_test(
     """Train and test a model; ``precision`` and ``kernels`` replace the settings of these names."""
     identity = {
         "config_sha256": config_sha256(settings),
+        "threads": torch.get_num_threads(),
         "precision": precision,
         "kernels": kernels,
     }

@@ -16,7 +16,7 @@ from mnistcnn.data.dataset import DatasetSplits
 from mnistcnn.evaluation.inference import infer
 from mnistcnn.evaluation.metrics import score
 from mnistcnn.models.classifier import Classifier
-from mnistcnn.models.registry import create_model
+from mnistcnn.models.registry import LARGE_NETWORK, create_model
 from mnistcnn.runs.checkpoint import save_checkpoint
 from mnistcnn.runs.directory import BEST, LAST, NEXT_BEST
 from mnistcnn.runs.history import append_history, best_epoch, history_sha256
@@ -38,9 +38,6 @@ from mnistcnn.training.resume import ResumeState
 from mnistcnn.training.step import NonFiniteLoss, TrainMetrics, training_step
 
 log = logging.getLogger(__name__)
-
-# trained parameters from which the checkpoints of a network take seconds
-LARGE_NETWORK = 10_000_000
 
 
 @dataclass(frozen=True)
