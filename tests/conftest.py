@@ -1,5 +1,6 @@
 """Shared fixtures: settings, real images, a finished run, commands run in this process."""
 
+import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import signal
@@ -18,7 +19,7 @@ from hydra import compose, initialize_config_module
 from mnistcnn.config.load import to_settings
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.data.dataset import DatasetSplits, load_splits
-from mnistcnn.system import signals
+from mnistcnn.system import signals, subprocesses
 from mnistcnn.training.train_run import train_run
 
 # A shell makes its background processes ignore SIGINT, and nohup SIGHUP. The processes that the
@@ -100,6 +101,32 @@ def restore_signal_handlers() -> Iterator[None]:
     for number, handler in handlers.items():
         if handler is not None:  # it was installed by Python
             signal.signal(number, handler)
+
+
+class EndedProcess:
+    """A process that has ended."""
+
+    def __init__(self, exitcode: int):
+        self.exitcode = exitcode
+        self.sentinel = object()
+
+    def join(self) -> None: ...
+
+
+@pytest.fixture
+def replace_job_process(monkeypatch) -> Callable:
+    """Replace the processes of jobs by calls of a function, which returns the exit code.
+
+    Its arguments are those of ``subprocesses.start_process``.
+    """
+
+    def replace(function: Callable[..., int]) -> None:
+        monkeypatch.setattr(
+            subprocesses, "start_process", lambda *values, **_: EndedProcess(function(*values))
+        )
+        monkeypatch.setattr(multiprocessing.connection, "wait", lambda sentinels, _: sentinels)
+
+    return replace
 
 
 @pytest.fixture

@@ -89,16 +89,6 @@ def quick_train() -> None:
         run_hydra_command("train", quick_task)
 
 
-class EndedProcess:
-    """A process that has ended."""
-
-    def __init__(self, exitcode: int):
-        self.exitcode = exitcode
-        self.sentinel = object()
-
-    def join(self) -> None: ...
-
-
 # with epochs enough for a job to be stopped in one
 TEN_EPOCHS = ["epochs=10", *(each for each in TINY if not each.startswith("epochs="))]
 ONE_AT_A_TIME = "hydra.launcher.jobs=1"
@@ -483,14 +473,15 @@ def test_a_signal_while_the_summary_is_written(command, tmp_path, monkeypatch):
     assert (code, err) == (143, "mnistcnn: stopped by SIGTERM\n")
 
 
-def test_a_job_that_is_killed_while_it_draws_is_complete(tmp_path, monkeypatch, caplog):
-    def draw_and_die(_: Callable, task: Callable, job: Job, *__, **___):
+def test_a_job_that_is_killed_while_it_draws_is_complete(
+    tmp_path, monkeypatch, replace_job_process, caplog
+):
+    def draw_and_die(function: Callable, task: Callable, job: Job, *_: object) -> int:
         shutil.rmtree(job.run_dir)
         make_run(job.run_dir, "seed=3", missing_pictures=["tsne.png"])
-        return EndedProcess(-signal.SIGKILL)
+        return -signal.SIGKILL
 
-    monkeypatch.setattr(multirun.subprocesses, "start_process", draw_and_die)
-    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
+    replace_job_process(draw_and_die)
     monkeypatch.setattr(logging.getLogger("mnistcnn"), "propagate", True)
     job = settings("seed=3")
     sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
@@ -516,7 +507,7 @@ PNG_FILES = [name for name in PICTURES if name.endswith(".png")]
     ],
 )
 def test_a_repeated_sweep_draws_only_pictures_that_were_left_out(
-    tmp_path, monkeypatch, run_overrides, sweep_overrides, expected
+    tmp_path, replace_job_process, run_overrides, sweep_overrides, expected
 ):
     run = make_run(tmp_path / "run", run_overrides)
     job = settings(sweep_overrides)
@@ -524,12 +515,7 @@ def test_a_repeated_sweep_draws_only_pictures_that_were_left_out(
     assert run.pictures_to_draw(job) == expected
 
     started = []
-    monkeypatch.setattr(
-        multirun.subprocesses,
-        "start_process",
-        lambda *_, **__: started.append(1) or EndedProcess(0),
-    )
-    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
+    replace_job_process(lambda *_: started.append(1) or 0)
     sweep = multirun.Multirun(tmp_path, {config_sha256(job): job}, total=1)
     assert sweep.is_complete() == (not expected) and sweep.count_incomplete() == 0
     sweep.run_job(quick_task, job, run.path, 0)
@@ -546,20 +532,19 @@ def test_pictures_that_failed_before_they_were_left_out_are_not_missing(tmp_path
 
 
 @pytest.fixture
-def messages(monkeypatch) -> list[str]:
+def messages(monkeypatch, replace_job_process) -> list[str]:
     """Return the log messages of jobs that run in this process and take 10 s on a fake clock."""
     now, lines = [1000.0], []
 
-    def run_in_this_process(function: Callable, task: Callable, job: Job, *_, **__) -> EndedProcess:
+    def run_in_this_process(function: Callable, task: Callable, job: Job, *_: object) -> int:
         now[0] += 10
         if job.settings.seed == RAISED:
-            return EndedProcess(1)
+            return 1
         task(job.settings, job.run_dir)
-        return EndedProcess(0)
+        return 0
 
     monkeypatch.setattr(multirun.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(multirun.subprocesses, "start_process", run_in_this_process)
-    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
+    replace_job_process(run_in_this_process)
     monkeypatch.setattr(multirun.log, "info", lambda form, *values: lines.append(form % values))
     return lines
 

@@ -10,7 +10,6 @@ import torch
 
 from mnistcnn import evaluate, train
 from mnistcnn.config.load import FORMAT, to_yaml
-from mnistcnn.experiments import multirun
 from mnistcnn.runs import history
 from mnistcnn.runs.checkpoint import load_checkpoint
 from mnistcnn.runs.directory import (
@@ -36,7 +35,6 @@ from mnistcnn.training.train_run import train_run
 from mnistcnn.training.trainer import Trainer
 
 from .conftest import FOUR_EPOCHS, TINY, same_weights, settings
-from .test_multirun import EndedProcess
 
 
 @pytest.fixture
@@ -525,7 +523,7 @@ def test_a_sweep_restarts_a_run_with_a_corrupt_checkpoint(command, tmp_path):
     ],
 )
 def test_a_sweep_keeps_intact_files_of_a_run_that_it_cannot_resume(
-    command, monkeypatch, tmp_path, cause, message
+    command, replace_job_process, tmp_path, cause, message
 ):
     assert command(train.main, *SWEEP)[0] == 0
     (run,) = find_runs(tmp_path / "sweep")
@@ -538,16 +536,15 @@ def test_a_sweep_keeps_intact_files_of_a_run_that_it_cannot_resume(
         (run.path / LAST).write_bytes(newer)
     before = read_files(run.path)
 
-    def run_in_this_process(function, *arguments, **_) -> EndedProcess:
+    def run_in_this_process(function, *arguments) -> int:
         with pytest.MonkeyPatch.context() as patch:
             if cause == "full disk":
                 fill_disk(patch)
             with pytest.raises(SystemExit) as stop:
                 function(*arguments)
-        return EndedProcess(stop.value.code)
+        return stop.value.code
 
-    monkeypatch.setattr(multirun.subprocesses, "start_process", run_in_this_process)
-    monkeypatch.setattr(multirun.multiprocessing.connection, "wait", lambda ready, _: ready)
+    replace_job_process(run_in_this_process)
     code, _, err = command(train.main, *SWEEP)
     assert code == 1 and message in err
     after = read_files(run.path)
