@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnistcnn import evaluate
 from mnistcnn.cli import parallelism, planning
 from mnistcnn.cli.hydra_command import run_hydra_command
 from mnistcnn.config.load import FORMAT, to_yaml
 from mnistcnn.config.schema import TrainSettings
-from mnistcnn.experiments import multirun
+from mnistcnn.experiments import job_process, multirun
 from mnistcnn.experiments.job_process import Job
 from mnistcnn.experiments.summary import SUMMARY_CSV
 from mnistcnn.runs.directory import BEST, CONFIG, HISTORY, LAST, LOG, METRICS, PREDICTIONS, SWEEP
@@ -31,7 +33,10 @@ from mnistcnn.system.errors import UsageError, WriteError
 from .conftest import ROOT
 from .test_multirun import KILLED_AT_START, RAISED, quick_task
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="uses signals and a fork server")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="uses signals and a fork server"),
+    pytest.mark.usefixtures("own_fork_server"),  # without OMP_NUM_THREADS
+]
 
 TIMEOUT = 60.0  # seconds for jobs to meet
 STARTED, ENDED = "started", "ended"  # files in the sweep's directory, one line per job
@@ -117,6 +122,8 @@ def test_sixteen_jobs_on_eight_cores_run_in_two_rounds(sweep, tmp_path, monkeypa
 
 def test_each_gpu_has_a_job_of_its_own(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(parallelism, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(parallelism, "available_cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(planning, "_check_machine", lambda _: None)
     code, out, err = sweep(meet, "seed=range(6)", "epochs=2")
@@ -124,6 +131,7 @@ def test_each_gpu_has_a_job_of_its_own(sweep, tmp_path, monkeypatch):
     started = [line.split() for line in read_lines(tmp_path / "sweep" / STARTED)]
     assert sorted(int(seed) for seed, _, _ in started) == [*range(6)]
     gpus = [gpu for _, gpu, _ in started]
+    assert {threads for _, _, threads in started} == {"4"}
     assert gpus.count("0") == gpus.count("1") == 3
     assert {*gpus[:2]} == {"0", "1"}
     in_flight = [int(line) for line in read_lines(tmp_path / "sweep" / "in_flight")]
@@ -147,12 +155,12 @@ def test_fail_fast_stops_the_other_jobs(sweep, tmp_path):
     }
 
 
-@pytest.mark.parametrize("launcher", ["jobs=1", "jobs=2"])
-def test_fail_fast_ends_a_sweep_in_batches(sweep, tmp_path, launcher):
-    batches = ["hydra.sweeper.max_batch_size=1", "hydra.launcher.fail_fast=true"]
-    code, _, _ = sweep(quick_task, f"seed=0,{RAISED},1", f"hydra.launcher.{launcher}", *batches)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_fail_fast_ends_a_sweep_in_batches(sweep, tmp_path, jobs):
+    batches = ["hydra.sweeper.max_batch_size=2", "hydra.launcher.fail_fast=true"]
+    code, _, _ = sweep(quick_task, f"seed=0,{RAISED},1,2", f"hydra.launcher.jobs={jobs}", *batches)
     assert code == 1
-    assert read_lines(tmp_path / "sweep" / "starts") == ["0", str(RAISED)]
+    assert sorted(read_lines(tmp_path / "sweep" / "starts")) == ["0", str(RAISED)]
 
 
 def refuse(settings: TrainSettings, run_dir: Path) -> None:
@@ -189,11 +197,31 @@ def test_an_error_about_one_job_does_not_stop_the_others(sweep, tmp_path, monkey
     assert [run.seed for run in find_runs(tmp_path / "sweep") if run.complete] == [0, 1]
 
 
+def test_two_jobs_in_one_directory(sweep, tmp_path):
+    arguments = ["seed=0,1", "hydra.sweep.subdir=same", "hydra.launcher.jobs=2"]
+    code, out, err = sweep(quick_task, *arguments)
+    assert code == 1 and "mnistcnn: 1 run is not complete" in err
+    # found by the command, or by the process that waited for the first one
+    assert re.search("\nrun 2 of 2( failed)?: .* holds a run with other settings", out)
+    (run,) = find_runs(tmp_path / "sweep")
+    assert (run.seed, run.complete) == (0, True)
+
+
+def test_a_sweep_of_evaluations_that_cannot_start(command, tmp_path, finished_run, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(job_process.subprocesses, "start_process", fail)
+    arguments = ["-m", f"ckpt={finished_run}", "tsne.samples=20,30", "hydra.sweep.dir=sweep"]
+    code, out, _ = command(evaluate.main, *arguments)
+    assert code == 1 and out.count("failed: OSError: Resource temporarily unavailable") == 2
+
+
 SWEEP_ARGUMENTS = [
     "-m",
     "data=mnist5k",
     "seed=range(4)",
-    "epochs=10",
+    "epochs=20",
     "batch_size=32",
     "pictures=false",
     "hydra.launcher.jobs=3",
@@ -219,6 +247,11 @@ def summary_rows(directory: Path) -> list[dict[str, str]]:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
+def epochs_of(directory: Path) -> dict[str, int]:
+    """Return the number of completed epochs of each run that has one."""
+    return {path.parent.name: len(read_lines(path)) for path in directory.glob(f"*/{HISTORY}")}
+
+
 def read_results(directory: Path) -> dict[str, list[bytes]]:
     """Return the files of each run that are equal to the byte for equal runs."""
     names = (BEST, LAST, PREDICTIONS, CONFIG)
@@ -229,13 +262,13 @@ def read_results(directory: Path) -> dict[str, list[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[Path, float]:
-    """Return the directory of a sweep that was left alone, and its duration in seconds."""
-    directory, start = tmp_path_factory.mktemp("undisturbed") / "sweep", time.monotonic()
+def undisturbed(tmp_path_factory) -> Path:
+    """Return the directory of a sweep that was left alone."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "sweep"
     with start_sweep(directory) as process:
         _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
-    return directory, time.monotonic() - start
+    return directory
 
 
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
@@ -244,12 +277,15 @@ STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKIL
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
 def test_a_stopped_sweep_loses_nothing(undisturbed, tmp_path, request, number):
     """Stop a sweep at random moments with several jobs in flight, then repeat its command."""
-    expected_dir, seconds = undisturbed
     for seed in range(max(1, request.config.getoption("--kills") // 20)):
         directory = tmp_path / str(seed)
-        delay = random.Random(f"{number} {seed}").uniform(0, 0.3 * seconds)
+        generator = random.Random(f"{number} {seed}")
+        epoch, delay = generator.randint(1, 12), generator.uniform(0, 0.2)
         with start_sweep(directory) as process:
-            while process.poll() is None and not list(directory.glob(f"*/{HISTORY}")):
+            while (
+                process.poll() is None
+                and sorted([0, 0, *epochs_of(directory).values()])[-2] < epoch
+            ):
                 time.sleep(0.01)
             time.sleep(delay)
             if number == signal.SIGINT:
@@ -257,29 +293,26 @@ def test_a_stopped_sweep_loses_nothing(undisturbed, tmp_path, request, number):
             else:
                 process.send_signal(number)
             _, err = process.communicate(timeout=60)
-        epochs = {
-            path.parent.name: len(read_lines(path)) for path in directory.glob(f"*/{HISTORY}")
-        }
-        print(
-            f"{number.name} {seed}: after {delay:.1f} s, exit code {process.returncode}, {epochs}"
-        )
+        epochs = epochs_of(directory)
+        print(f"{number.name} {seed}: exit code {process.returncode}, {epochs}")
         assert process.returncode == STOPS[number] and "Traceback" not in err
         with start_sweep(directory) as process:
             _, err = process.communicate(timeout=300)
         assert (process.returncode, err) == (0, "")
-        assert summary_rows(directory) == summary_rows(expected_dir)
-        assert read_results(directory) == read_results(expected_dir)
+        assert summary_rows(directory) == summary_rows(undisturbed)
+        assert read_results(directory) == read_results(undisturbed)
         logs = {path.parent.name: path.read_text() for path in directory.glob(f"*/{LOG}")}
-        assert all("resuming after epoch" in logs[name] for name, n in epochs.items() if 0 < n < 9)
+        stopped = [name for name, count in epochs.items() if 0 < count < 19]
+        assert len(stopped) >= 2
+        assert all("resuming after epoch" in logs[name] for name in stopped)
 
 
 # Reproducibility ---------------------------------------------------------------------------------
 
 
 def test_a_job_equals_a_single_run_with_as_many_threads(undisturbed, tmp_path):
-    directory, _ = undisturbed
-    threads = json.loads((directory / SWEEP).read_text())["threads"]
-    run = next(run for run in find_runs(directory) if run.seed == 2)
+    threads = json.loads((undisturbed / SWEEP).read_text())["threads"]
+    run = next(run for run in find_runs(undisturbed) if run.seed == 2)
     assert run.metrics["threads"] == threads
     single = tmp_path / "single"
     arguments = [each for each in SWEEP_ARGUMENTS[1:] if not each.startswith(("seed=", "hydra."))]

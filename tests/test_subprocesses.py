@@ -160,6 +160,30 @@ def test_a_child_that_ignores_interrupts_is_killed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="reads /proc")
+def test_a_second_stop_signal_leaves_no_child_running(tmp_path):
+    pids = [tmp_path / "a" / "pid", tmp_path / "b" / "pid"]
+    code = (
+        "from mnistcnn.system import signals\n"
+        "from tests.test_subprocesses import *\n"
+        "signals.install_handlers()\n"
+        f"for name in {[str(pid) for pid in pids]!r}:\n"
+        "    Path(name).parent.mkdir()\n"
+        "    child = subprocesses.start_process(sleep, Path(name))\n"
+        "try: child.join()\n"
+        "except KeyboardInterrupt: subprocesses.stop_children(signal.SIGTERM)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) as parent:
+        wait_for(lambda: all(pid.exists() and pid.read_text() for pid in pids))
+        for _ in range(2):
+            parent.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        parent.communicate(timeout=30)  # the children sleep for 60 seconds
+    for pid in pids:
+        assert process_state(int(pid.read_text())) in ("", "Z")
+        assert pid.with_name("cleaned-up").exists()
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_child_ends_with_its_parent(tmp_path, number):
     pid = tmp_path / "pid"

@@ -31,7 +31,7 @@ class ParallelLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs with these overrides; return the validation error of each."""
+        """Run the jobs with these overrides; each return value is a validation error."""
         assert self.context is not None and self.config is not None  # set by setup
         load = self.context.config_loader.load_sweep_config
         compose = [partial(load, self.config, list(each)) for each in job_overrides]

@@ -4,6 +4,7 @@ Hydra finds sweepers only in the namespace ``hydra_plugins``, and imports them a
 module imports nothing that takes time.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,3 +35,4 @@ class GridSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Do nothing: the command has checked all jobs."""
+        time.sleep(0.001)  # Hydra divides by the duration of this call

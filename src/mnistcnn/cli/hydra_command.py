@@ -91,6 +91,8 @@ class HydraCommand:
         assert self.multirun is not None  # planned before the launcher is called
         jobs = self._jobs(compose_each, first)
         results = self.multirun.run_jobs(self.task, jobs, self.show_traceback)
+        if None in results.values():
+            self.exit_code = 1
         return [
             JobReturn(status=JobStatus.COMPLETED, _return_value=results.get(number))
             for number in range(first, first + len(compose_each))
@@ -106,7 +108,10 @@ class HydraCommand:
                 overrides = config.hydra.overrides.task
                 settings = planning.job_settings(config, self.config_name, overrides)
             except Exception as error:  # of this job; the others run
-                self.exit_code = self._report(error)
+                self._report(error)
+                self.exit_code = 1
+                if self.multirun is not None and self.multirun.fail_fast:
+                    raise FailedFast from error
                 continue
             yield Job(number, settings, run_dir)
 

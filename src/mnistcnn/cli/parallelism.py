@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.models.registry import LARGE_NETWORK, create_meta_model
 from mnistcnn.system.devices import resolve_device
-from mnistcnn.system.resources import available_cores, available_memory
+from mnistcnn.system.resources import available_cores, available_memory, omp_num_threads
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def job_slots(
 
 
 def _max_jobs(settings: Iterable[TrainSettings | EvaluateSettings]) -> int:
-    """Return the number of jobs for which cores and memory suffice."""
+    """Return the number of jobs for which cores and memory suffice; 1 if a network is large."""
     trained = [each for each in settings if isinstance(each, TrainSettings)]
     models = {repr(each.model): each.model for each in trained}
     if any(
@@ -78,13 +78,7 @@ def threads_per_job(launcher: DictConfig, concurrent: int) -> int | None:
     """Return a job's share of the cores if the jobs run on this machine, else None."""
     if not launcher._target_.endswith((".ParallelLauncher", ".LocalLauncher")):
         return None
-    return _threads_set() or max(1, available_cores() // concurrent)
-
-
-def _threads_set() -> int | None:
-    """Return the value of OMP_NUM_THREADS; None if it is not set to a number from 1."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) or None if value.isdecimal() else None
+    return omp_num_threads() or max(1, available_cores() // concurrent)
 
 
 def limit_threads(threads: int | None) -> int | None:
@@ -93,8 +87,8 @@ def limit_threads(threads: int | None) -> int | None:
     It is at most that of the cores here, unless OMP_NUM_THREADS says otherwise.
     """
     cores = available_cores()
-    if threads is None or threads <= cores or _threads_set():
-        return threads and (_threads_set() or threads)
+    if threads is None or threads <= cores or omp_num_threads():
+        return threads and (omp_num_threads() or threads)
     log.warning(
         "the sweep was started with %d threads per job, and there are %d cores here: the last "
         "digits of the results may differ",
@@ -109,7 +103,7 @@ def limit_slots(
 ) -> list[str | None]:
     """Return fewer slots if ``jobs=auto`` and all jobs have more threads than there are cores.
 
-    The reason is a number of threads that was fixed when fewer jobs ran at the same time.
+    Then fewer jobs ran at the same time when their number was fixed, or OMP_NUM_THREADS is set.
     """
     if threads is None or launcher.get("jobs") != "auto" or slots[0] is not None:
         return slots

@@ -229,7 +229,8 @@ def plan_multirun(config: DictConfig, config_name: str, typed: Sequence[str]) ->
     command = ["python", "-m", f"mnistcnn.{config_name}", *typed]
     keys = [each.key_or_group for each in overrides]
     threads = threads_per_job(launcher, concurrent)
-    threads = limit_threads(record_sweep(sweep_dir, command, keys, settings, threads))
+    stored = record_sweep(sweep_dir, command, keys, settings, threads)
+    threads = limit_threads(stored) if threads else None  # another machine has its own default
     slots = limit_slots(slots[:concurrent], launcher, threads)
     log_disk_space(sweep_dir, missing, concurrent)
     _set_for_jobs(config, sweep_dir, [o for o in overrides if not o.is_sweep_override()])

@@ -19,6 +19,8 @@ from mnistcnn.experiments.job_process import (
     RunningJob,
     Task,
     failure_reason,
+    is_occupied,
+    occupied_message,
     record_job_failure,
     start_job,
 )
@@ -35,20 +37,23 @@ REFRESH_SECONDS = 1.0  # of the progress bar
 class FailedFast(BaseException):
     """Ends a sweep after its first failed job; no Exception, which a sweeper may catch."""
 
+    def __str__(self) -> str:
+        return "stopped because a run failed: hydra.launcher.fail_fast"
+
 
 @dataclass
 class Multirun:
     """Several runs in one directory.
 
     All state is in the directory: jobs may run concurrently, on several machines, and again after a
-    crash. It is read once; later, each job reads its own run only.
+    crash. It is read before the first job and after the last; each job reads its own run only.
     """
 
     directory: Path
     jobs: dict[str, TrainSettings] = field(default_factory=dict)  # by hash; empty if not known yet
     total: int | None = None  # number of jobs; None if not known
     threads: int | None = None  # per job; None: the default of torch
-    # the GPU of each job that runs at the same time, as in CUDA_VISIBLE_DEVICES; None: as set
+    # the GPU of each job that runs at the same time, for CUDA_VISIBLE_DEVICES; None: as it is set
     slots: list[str | None] = field(default_factory=lambda: [None])
     fail_fast: bool = False  # whether to stop at the first job that fails
     # whether to run the jobs that other processes are running last: not if a sweeper needs the
@@ -140,7 +145,10 @@ class Multirun:
                 else:
                     queued.add(job.run_dir)
                     yield job
-        yield from (job for job in deferred if not self._has_result(job, results))
+        for job in deferred:
+            with self._job_errors(job, results):
+                if not self._has_result(job, results):
+                    yield job
 
     def _run_dir(self, job: Job) -> Path:
         """Return the directory of the run with a job's configuration, or else that of the job."""
@@ -153,15 +161,10 @@ class Multirun:
     def _has_result(self, job: Job, results: dict[int, float | None]) -> bool:
         """Return whether a job is complete or cannot be run; add its result to ``results``."""
         run = store.read_run(job.run_dir) if job.sha256 else None
-        if run is None or run.config_sha256 is None:  # none, or one that may be overwritten
+        if run is None or run.config_sha256 is None:
             return False
-        if run.config_sha256 != job.sha256:
-            log.error(
-                "%s: %s holds a run with other settings (were epochs added?) and is not "
-                "overwritten: move it out of the sweep to run this job",
-                self._name(job),
-                job.run_dir,
-            )
+        if is_occupied(job, run):
+            log.error("%s: %s", self._name(job), occupied_message(job))
             results[job.number] = None
         elif run.complete and not run.pictures_to_draw(job.settings):
             log.info("%s is already complete: %s", self._name(job), job.run_dir.name)
@@ -194,7 +197,7 @@ class Multirun:
     def _raise_if_failed(self, results: dict[int, float | None]) -> None:
         """Raise FailedFast if a job has failed and ``fail_fast`` is set."""
         if self.fail_fast and None in results.values():
-            raise FailedFast("stopped because a run failed: hydra.launcher.fail_fast")
+            raise FailedFast
 
     def _wait_for_any(self, running: dict[int, RunningJob], bar: "tqdm[Any]") -> list[int]:
         """Wait until at least one job has ended; return the slots of those that have."""
@@ -213,6 +216,7 @@ class Multirun:
         self.durations.append(time.monotonic() - ended.started)
         self.unfinished.discard(job.sha256 or "")
         reason = failure_reason(ended)
+        ended.messages.close()
         if process.exitcode:
             # another process that holds the lock runs the job now
             with contextlib.suppress(UsageError), lock_run_dir(job.run_dir):

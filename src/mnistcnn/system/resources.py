@@ -34,6 +34,12 @@ def allowed_cores() -> int:
     return cores
 
 
+def omp_num_threads() -> int | None:
+    """Return the value of OMP_NUM_THREADS; None if it is not set to a number from 1."""
+    value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first level
+    return int(value) or None if value.isdecimal() else None
+
+
 def available_memory() -> int | None:
     """Return the memory that this process may use, in bytes; None if it is not known.
 

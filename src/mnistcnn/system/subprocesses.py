@@ -1,5 +1,6 @@
 """Run a function in a subprocess: a crash or an out-of-memory kill does not affect the caller."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -46,17 +47,19 @@ def stop_children(number: int) -> None:
 
     SIGINT is sent as SIGTERM: it would be the second one if the terminal has sent the first.
     """
-    # not a list of the caller, which lacks a child if its start was interrupted
+    # not a list of the caller, which may lack a child whose start was interrupted
     children = multiprocessing.active_children()
-    _join_all(children, TERM_DELAY)
-    for child in children:
-        if child.is_alive():
+    with signals.deferred():  # a second SIGTERM would leave children running
+        _join_all(children, TERM_DELAY)
+        for child in children:
             assert child.pid is not None  # it has been started
-            os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
-    _join_all(children, STOP_TIMEOUT)
-    for child in children:
-        child.kill()
-        child.join()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                if child.is_alive():
+                    os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
+        _join_all(children, STOP_TIMEOUT)
+        for child in children:
+            child.kill()
+            child.join()
 
 
 def _join_all(children: Sequence[BaseProcess], seconds: float) -> None:

@@ -1,7 +1,6 @@
 """Train a model, test it once, and write all files of the run to a directory."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from mnistcnn.system.devices import (
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
 from mnistcnn.system.quoting import format_command, override
-from mnistcnn.system.resources import available_cores
+from mnistcnn.system.resources import available_cores, omp_num_threads
 from mnistcnn.training.resume import ResumeState, load_resume_state, restore_files
 from mnistcnn.training.trainer import Trainer, build_model
 
@@ -143,7 +142,7 @@ def _trained_precision(model: Classifier, device: torch.device, run_dir: Path) -
 def _keep_threads(run: Run) -> None:
     """Compute with as many threads as before, on which the last digits of a result depend."""
     threads = run.metrics.get("threads")
-    if type(threads) is not int or threads < 1 or "OMP_NUM_THREADS" in os.environ:
+    if type(threads) is not int or threads < 1 or omp_num_threads():
         return
     cores = available_cores()
     if threads > cores:
