@@ -86,9 +86,13 @@ def limit_threads(threads: int | None) -> int | None:
 
     It is at most that of the cores here, unless OMP_NUM_THREADS says otherwise.
     """
+    if threads is None:
+        return None
+    if chosen := omp_num_threads():
+        return chosen
     cores = available_cores()
-    if threads is None or threads <= cores or omp_num_threads():
-        return threads and (omp_num_threads() or threads)
+    if threads <= cores:
+        return threads
     log.warning(
         "the sweep was started with %d threads per job, and there are %d cores here: the last "
         "digits of the results may differ",
