@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.evaluation import figures, mosaic, scatter
 
 
 def draw_pictures(folder: Path) -> dict[str, bytes]:
@@ -17,11 +17,13 @@ def draw_pictures(folder: Path) -> dict[str, bytes]:
     figures.overlaid_curves(folder / "overlaid.png", runs, "a note")
     errors = np.array([[100, 0.2, 0.1, 0.3, 0.4, 0.3, 0.5], [200, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2]])
     figures.error_by_samples(folder / "samples.png", {"aug=none": errors})
-    figures.confusion_matrix(folder / "confusion.png", np.eye(10, dtype=int))
+    figures.confusion_matrix(folder / "confusion.png", np.eye(10, dtype=int), "0123456789")
     digits = np.arange(2)
-    figures.tsne(folder / "tsne.png", np.eye(2), digits, "title")
+    scatter.tsne(folder / "tsne.png", np.eye(2), digits, "01", "title")
     images = np.zeros((2, 28, 28), np.uint8)
-    mosaic.misclassified(folder / "mosaic.png", images, digits, digits + 1, digits / 2, digits)
+    mosaic.misclassified(
+        folder / "mosaic.png", images, digits, digits + 1, digits / 2, digits, "012"
+    )
     return read_pictures(folder)
 
 

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.evaluation import figures, mosaic, scatter
 from mnistcnn.experiments.job_process import PRELOAD_MODULES
 from mnistcnn.system import atomic_files
 
@@ -96,8 +96,9 @@ def write_data_instead_of_pictures() -> None:
         text = json.dumps(without_measurements(data), default=lambda array: array.tolist())
         atomic_files.write_text(path, text)
 
-    for name in ("confusion_matrix", "tsne", "curves"):
+    for name in ("confusion_matrix", "curves"):
         setattr(figures, name, write_data)
+    scatter.tsne = write_data
     for name in ("misclassified", "neighbours", "augmented"):
         setattr(mosaic, name, write_data)
 

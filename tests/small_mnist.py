@@ -44,6 +44,7 @@ def small_mnist() -> Iterator[dict[str, bytes]]:
             )
             patch.setattr(mnist, constant, small_file)
             archives[f"{file.name}.gz"] = archive
+        patch.setattr(mnist, "LABEL_ERRORS", ())
         yield archives
     mnist.load_mnist.cache_clear()
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mnistcnn.data.dataset import DatasetSplits, load_splits
+from mnistcnn.data.dataset import DatasetSplits, load_splits, stratified_split, training_count
 from mnistcnn.data.images import Images
-from mnistcnn.data.mnist import load_mnist
+from mnistcnn.data.mnist import LABEL_ERRORS, load_mnist, load_mnist5k
 
 from .conftest import settings
 
@@ -72,12 +72,52 @@ def test_train_indices_identify_the_training_images(splits):
     assert description["train_indices_sha256"] == sha256
     sizes = [description[split] for split in ("train", "validation", "test")]
     assert sizes == [340, 600, 1000]
+    assert description["name"] == "mnist5k"
+    assert description["classes"] == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 
 def test_pixel_statistics_are_those_of_the_training_images():
     small = mnist5k("data.fraction=0.1")
     pixels = small.train.pixels.numpy() / 255.0
     assert small.pixel_statistics() == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "validation", "fraction", "train", "held_out"),
+    [
+        ([100, 20, 2], 0.15, 1.0, [85, 17, 1], [15, 3, 1]),
+        ([100, 20, 2], 0.5, 0.1, [5, 1, 1], [50, 10, 1]),
+        ([40, 60], 0.25, 0.5, [15, 22], [10, 15]),
+    ],
+)
+def test_a_split_of_few_unequal_classes_is_stratified(
+    counts, validation, fraction, train, held_out
+):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    splits = stratified_split(labels, len(counts), validation, fraction, seed=0)
+    assert [np.bincount(labels[indices]).tolist() for indices in splits] == [train, held_out]
+    assert not set(splits[0]) & set(splits[1])
+    assert all((np.diff(indices) > 0).all() for indices in splits)
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.fraction=0.01"], ["data.validation=0.3333"]])
+def test_the_number_of_training_images_is_known_before_the_split(overrides):
+    data = settings("data=mnist5k", *overrides).data
+    assert training_count(data) == len(load_splits(data, seed=0).train)
+
+
+def test_mnist5k_has_no_known_label_errors(splits):
+    assert load_mnist5k().label_errors == splits.label_errors == ()
+    assert splits.to(torch.device("cpu")).class_names == load_mnist5k().class_names
+
+
+@pytest.mark.full_mnist
+def test_known_label_errors_of_mnist_are_test_images_with_these_labels(mnist_dir):
+    mnist = load_splits(settings(f"data.dir={mnist_dir}").data, seed=0)
+    assert mnist.label_errors == LABEL_ERRORS == tuple(sorted(set(LABEL_ERRORS)))
+    assert LABEL_ERRORS[0] >= 0 and LABEL_ERRORS[-1] < len(mnist.test)
+    labels = mnist.test.labels[list(LABEL_ERRORS)].tolist()
+    assert labels == [8, 0, 9, 4, 2, 5, 6, 6, 5, 5, 0, 1, 4, 6, 5]
 
 
 @pytest.mark.full_mnist
@@ -92,7 +132,7 @@ def test_splits_of_mnist_have_the_sizes_and_statistics_of_the_report(mnist_dir):
 
 @pytest.mark.full_mnist
 def test_mnist5k_contains_training_images_of_mnist_only(mnist_dir, splits):
-    train, test = load_mnist(Path(mnist_dir), ())
-    train_images = {image.tobytes() for image in train.pixels.numpy()}
+    mnist = load_mnist(Path(mnist_dir), ())
+    train_images = {image.tobytes() for image in mnist.train.pixels.numpy()}
     assert all(image.tobytes() in train_images for image in splits.test.pixels.numpy())
-    assert not train_images & {image.tobytes() for image in test.pixels.numpy()}
+    assert not train_images & {image.tobytes() for image in mnist.test.pixels.numpy()}

@@ -1,15 +1,36 @@
 """Figures and mosaics: the positions, frames, colours and texts of their parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from matplotlib import colormaps
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from mnistcnn.evaluation import artifacts, canvas, figures, mosaic
+from mnistcnn.data.images import Images
+from mnistcnn.evaluation import canvas, figures, mosaic, scatter
+from mnistcnn.evaluation.pictures import Pictures
 
 from . import conftest
+
+DIGITS = tuple("0123456789")
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+FASHION += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "\"quoted\" and 'quoted'",
+    "W" * 100,
+    "i" * 100,
+    "été, ñandú, 日本語, 😀",
+    "",
+    "$x^2$ _a_ $\\frac{$",
+    "two\nlines\tand a tab",
+    "\udc80\x00",  # a folder's name that is not UTF-8
+    "comma, semicolon; and more",
+]
 
 RED, BLUE, GREY, BLACK = (238, 102, 119), (68, 119, 170), (204, 204, 204), (0, 0, 0)
 
@@ -85,10 +106,11 @@ def texts(figure) -> list[str]:
 # Mosaics -----------------------------------------------------------------------------------------
 
 
-def draw_misclassified(path, count: int):
+def draw_misclassified(path, count: int, names=DIGITS):
     labels = np.arange(count) % 10
     confidence = np.linspace(0.99999, 0.5, count)
-    mosaic.misclassified(path, noise(count), labels, labels + 1, confidence, labels + 9990)
+    predicted = (labels + 1) % 10
+    mosaic.misclassified(path, noise(count), labels, predicted, confidence, labels + 9990, names)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 9])
@@ -115,10 +137,12 @@ def test_misclassified_is_a_three_by_three_grid(count, tmp_path, rendered):
 def test_neighbours_are_in_the_row_of_their_target_nearest_first(targets, k, tmp_path, rendered):
     labels = np.arange(targets) % 10
     nearest_labels = np.tile(labels[:, None], (1, k))
-    nearest_labels[-1, -1] += 1
+    nearest_labels[-1, -1] = (nearest_labels[-1, -1] + 1) % 10
     distances = np.linspace(12345, 0, targets * k).reshape(targets, k)[::-1, ::-1]
     images, nearest = noise(targets), noise(targets, k)
-    mosaic.neighbours(tmp_path / "a.png", images, labels, nearest, nearest_labels, distances)
+    mosaic.neighbours(
+        tmp_path / "a.png", images, labels, nearest, nearest_labels, distances, DIGITS
+    )
     page = read_png(tmp_path / "a.png")
     boxes = []
     bottom = 0
@@ -137,9 +161,9 @@ def test_neighbours_are_in_the_row_of_their_target_nearest_first(targets, k, tmp
     title, legend, first, *_, last, distance = texts(rendered[0])
     assert title.replace("\n", " ") == (  # a narrow picture wraps its title
         f"Test images and their {k} nearest neighbours in feature space "
-        "(above: digit, below: Euclidean distance)"
+        "(above: class, below: Euclidean distance)"
     )
-    assert legend == "red: a neighbour of another digit"
+    assert legend == "red: a neighbour of another class"
     assert rendered[0].texts[1].get_color() == figures.RED
     assert first == "target: 0" and (last, distance) == (str(nearest_labels[-1, -1]), "12345.00")
     caption = rendered[0].texts[-2]
@@ -151,7 +175,8 @@ def test_augmented_images_are_below_their_original(variants, columns, tmp_path, 
     originals, augmented = noise(columns), noise(variants, columns)
     title = "Training images and random variants of each (aug=" + 12 * "long_name" + ")"
     inexact = augmented.astype(np.float32) + np.float32(0.3)  # floats are rounded to integers
-    mosaic.augmented(tmp_path / "a.png", originals, inexact.clip(0, 255), title)
+    names = DIGITS[:columns]
+    mosaic.augmented(tmp_path / "a.png", originals, inexact.clip(0, 255), title, names)
     page = read_png(tmp_path / "a.png")
     positions = np.array(
         [[find_image(page, image, 4) for image in row] for row in (originals, *augmented)]
@@ -176,8 +201,7 @@ def test_augmented_images_are_below_their_original(variants, columns, tmp_path, 
     ],
 )
 def test_images_without_augmentation_are_drawn_once(aug, rows, title, splits, tmp_path, rendered):
-    settings = conftest.settings(f"aug={aug}").aug
-    artifacts._draw_augmented(tmp_path / "a.png", splits.train, settings, seed=0)
+    draw_augmented(tmp_path / "a.png", splits, aug)
     assert texts(rendered[0])[0] == title
     assert len(read_png(tmp_path / "a.png")) == pytest.approx(122 * rows, abs=50)
 
@@ -189,7 +213,7 @@ def test_disagreements_with_long_names_do_not_overlap(count, tmp_path, rendered)
     a[labels, labels] = b[labels, labels + 1] = 0.91
     name = ",".join(["optimizer.lr=0.1", "model.batch_norm=before_relu"] * 5)
     mosaic.disagreements(
-        tmp_path / "a.png", noise(count), labels, [a, b], labels + 9990, [name, "aug=none"]
+        tmp_path / "a.png", noise(count), labels, [a, b], labels + 9990, [name, "aug=none"], DIGITS
     )
     page = read_png(tmp_path / "a.png")
     positions = [find_image(page, image, 10) for image in noise(count)]
@@ -200,10 +224,10 @@ def test_disagreements_with_long_names_do_not_overlap(count, tmp_path, rendered)
     title, *captions = texts(rendered[0])
     whole = title.replace("\n", "").removeprefix("Test images for which A and B predict ")
     if not count:
-        assert whole == f"A and B predict the same digit for every test imageA: {name}B: aug=none"
+        assert whole == f"A and B predict the same class for every test imageA: {name}B: aug=none"
         assert captions == []
         return
-    assert whole == f"different digitsA: {name}B: aug=none"
+    assert whole == f"different classesA: {name}B: aug=none"
     legend = ["blue: A is right", "red: B is right", "grey: neither is right"]
     assert captions[:5] == [
         *legend,
@@ -212,6 +236,94 @@ def test_disagreements_with_long_names_do_not_overlap(count, tmp_path, rendered)
     ]
     colours = [text.get_color() for text in rendered[0].texts]
     assert colours[1:5] == [figures.BLUE, figures.RED, figures.GREY, figures.BLUE]  # A is right
+
+
+# Names of classes in mosaics ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [DIGITS, FASHION, HOSTILE])
+def test_misclassified_names_the_classes(names, tmp_path, rendered):
+    draw_misclassified(tmp_path / "a.png", 9, names)
+    page = read_png(tmp_path / "a.png")
+    boxes = [image_box(page, *find_image(page, image, 8), 224) for image in noise(9)]
+    assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
+    drawn = [text.replace("\n", ", ") for text in texts(rendered[0])[1::2]]
+    if names != HOSTILE:
+        assert [text.rpartition(", ")[0] for text in drawn] == [
+            f"true {names[label]}, predicted {names[label + 1]}" for label in range(9)
+        ]
+    else:
+        assert drawn[0].startswith("true <img src=x onerror")
+        assert "…, predicted iii" in drawn[2] and drawn[2].endswith("…, with probability 0.875")
+        assert 'predicted "",' in drawn[4] and 'true "", predicted $x^2$ _a_ ' in drawn[5]
+        assert "predicted two lines and a" in drawn[6]
+        assert "predicted \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}," in drawn[7]
+
+
+@pytest.mark.parametrize("names", [FASHION, HOSTILE])
+def test_neighbours_name_the_classes(names, tmp_path, rendered):
+    labels = np.arange(10)
+    nearest_labels = np.stack([labels, (labels + 1) % 10], axis=1)
+    images, nearest, distances = noise(10), noise(10, 2), np.full((10, 2), 0.5)
+    mosaic.neighbours(tmp_path / "a.png", images, labels, nearest, nearest_labels, distances, names)
+    page = read_png(tmp_path / "a.png")
+    positions = [find_image(page, image, 5) for image in [*images, *nearest.reshape(-1, 28, 28)]]
+    boxes = [image_box(page, *position, 140) for position in positions]
+    assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
+    if names == FASHION:
+        assert texts(rendered[0])[-5:] == ["target:\nAnkle boot", "Ankle boot", "0.50",
+                                           "T-shirt/top", "0.50"]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [FASHION, HOSTILE])
+def test_augmented_images_have_the_names_of_their_classes(names, tmp_path, rendered):
+    originals, variants = noise(10), noise(2, 10)
+    mosaic.augmented(tmp_path / "a.png", originals, variants, "a title", names)
+    page = read_png(tmp_path / "a.png")
+    positions = [find_image(page, image, 4) for image in [*originals, *variants[1]]]
+    boxes = [image_box(page, *position, 112) for position in positions]
+    assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
+    captions = texts(rendered[0])[1:]
+    assert "original" in captions and len(captions) == 11
+    if names == FASHION:
+        captions.remove("original")
+        assert captions == FASHION
+
+
+@pytest.mark.parametrize("names", [FASHION, HOSTILE])
+def test_disagreements_name_the_classes(names, tmp_path, rendered):
+    labels = np.arange(8)
+    a, b = np.full((2, 8, 10), 0.01, np.float32)
+    a[labels, labels] = b[labels, labels + 1] = 0.91
+    runs = ["aug=none", "aug=full"]
+    mosaic.disagreements(tmp_path / "a.png", noise(8), labels, [a, b], labels, runs, names)
+    page = read_png(tmp_path / "a.png")
+    boxes = [image_box(page, *find_image(page, image, 10), 280) for image in noise(8)]
+    assert_no_overlap(rendered[0], boxes + text_boxes(rendered[0]))
+    title, *_, above, below = texts(rendered[0])
+    assert title.partition("\n")[0].endswith("predict different classes, with probabilities")
+    if names == FASHION:
+        assert (above, below) == ("A: Sneaker, 0.910\nB: Bag, 0.910", "true Sneaker, test image 7")
+
+
+def draw_augmented(path, splits, aug):
+    settings = conftest.settings(f"aug={aug}")
+    Pictures(None, splits, settings, None, [], None)._draw_augmented(path)
+
+
+def test_of_many_classes_the_first_twenty_are_augmented(tmp_path, rendered, splits):
+    names = [f"class {index}" for index in range(30)]
+    images = noise(60)
+    train = Images(torch.from_numpy(images), torch.arange(60) % 30)
+    splits = replace(splits, train=train, class_names=tuple(names))
+    draw_augmented(tmp_path / "a.png", splits, "none")
+    title, *captions = texts(rendered[0])
+    assert title == "Training images, not augmented (aug=none), for 20 of 30 classes"
+    captions.remove("original")
+    assert captions == names[:20]
+    page = read_png(tmp_path / "a.png")
+    columns = [find_image(page, image, 4)[1] for image in images[:20]]
+    assert columns == sorted(set(columns))
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -225,7 +337,7 @@ def test_confusion_matrix_colours_only_errors(name, tmp_path, rendered):
         counts[:, 3] = 1000
     elif name == "many":
         counts = np.arange(100).reshape(10, 10) * 70
-    figures.confusion_matrix(tmp_path / "a.png", counts)
+    figures.confusion_matrix(tmp_path / "a.png", counts, DIGITS)
     page, (figure,) = read_png(tmp_path / "a.png"), rendered
     axes = figure.axes[0]
     assert_no_overlap(figure, [part.get_tightbbox() for part in figure.axes])
@@ -239,6 +351,45 @@ def test_confusion_matrix_colours_only_errors(name, tmp_path, rendered):
     correct, total = int(counts.trace()), int(counts.sum())
     right_and_wrong = f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)"
     assert axes.get_title() == right_and_wrong
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["no", "yes"],
+        ["normal", "pneumonia"],
+        FASHION,
+        HOSTILE,
+        [f"breed {index}" for index in range(25)],
+        [str(index) for index in range(47)],
+        [f"category number {index}" for index in range(100)],
+    ],
+    ids=lambda names: f"{len(names)} {names[0]}",
+)
+def test_the_confusion_matrix_fits_the_names_of_its_classes(names, tmp_path, rendered):
+    classes = len(names)
+    counts = np.full((classes, classes), 7) + 9000 * np.eye(classes, dtype=int)
+    figures.confusion_matrix(tmp_path / "a.png", counts, names)
+    (figure,) = rendered
+    assert_no_overlap(figure, [part.get_tightbbox() for part in figure.axes])
+    axes = figure.axes[0]
+    for axis in (axes.xaxis, axes.yaxis):
+        labels = [tick.label1 for tick in axis.get_major_ticks()]
+        assert_no_overlap(figure, [*(label.get_window_extent() for label in labels), axes.bbox])
+        if names != HOSTILE:
+            assert [label.get_text() for label in labels] == names
+    assert len(axes.texts) == (classes**2 if classes <= 25 else 0)
+    if axes.texts:
+        cell = axes.bbox.width / classes
+        assert max(text.get_window_extent().width for text in axes.texts) < cell
+
+
+def test_names_of_classes_are_rotated_only_if_they_do_not_fit(tmp_path, rendered):
+    for names in (DIGITS, ["normal", "pneumonia"], FASHION):
+        counts = np.eye(len(names), dtype=int)
+        figures.confusion_matrix(tmp_path / "a.png", counts, names)
+    rotations = [figure.axes[0].get_xticklabels()[0].get_rotation() for figure in rendered]
+    assert rotations == [0, 0, 90]
 
 
 def history(epochs: int, **changed) -> list[dict]:
@@ -400,14 +551,39 @@ def test_an_axis_of_errors_is_within_0_and_100_percent(errors, tmp_path, rendere
 
 @pytest.mark.parametrize("labels", [np.arange(60) % 10, np.full(60, 4)])
 @pytest.mark.parametrize("collapsed", [False, True])
-def test_tsne_labels_each_digit_that_occurs(labels, collapsed, tmp_path, rendered):
+def test_tsne_labels_each_class_that_occurs(labels, collapsed, tmp_path, rendered):
     coordinates = np.random.default_rng(0).normal(size=(60, 2)) * (not collapsed)
     title = "t-SNE of the 25088 features of 10,000 test images (KL divergence 0.89)"
-    figures.tsne(tmp_path / "a.png", coordinates, labels, title)
+    scatter.tsne(tmp_path / "a.png", coordinates, labels, FASHION, title)
     (figure,) = rendered
     assert_no_overlap(figure, [figure.axes[0].get_tightbbox()])
     labelled = [text.get_text() for text in figure.axes[0].texts]
-    assert labelled == [str(digit) for digit in np.unique(labels)]
+    assert labelled == [FASHION[label] for label in np.unique(labels)]
+
+
+def test_classes_with_the_same_colour_have_different_markers(tmp_path, rendered):
+    labels = np.arange(60) % 30
+    names = [f"class {index}" for index in range(30)]
+    scatter.tsne(tmp_path / "a.png", noise(60)[:, 0, :2], labels, names, "")
+    axes = rendered[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == names
+    styles = {
+        (tuple(part.get_facecolor()[0]), part.get_paths()[0].vertices.tobytes())
+        for part in axes.collections
+    }
+    assert len(styles) == 30 and len({colour for colour, _ in styles}) == 10
+
+
+@pytest.mark.parametrize("names", [FASHION, HOSTILE, [f"category {k}" for k in range(60)]])
+def test_labels_of_points_at_the_edge_are_whole(names, tmp_path, rendered):
+    angles = np.arange(len(names)) * 2 * np.pi / len(names)
+    coordinates = np.column_stack([np.cos(angles), np.sin(angles)])
+    scatter.tsne(tmp_path / "a.png", coordinates, np.arange(len(names)), names, "")
+    (axes,) = rendered[0].axes
+    assert len(axes.texts) == len(names)
+    outside = axes.bbox.frozen()
+    for box in (text.get_bbox_patch().get_window_extent() for text in axes.texts):
+        assert outside.x0 <= box.x0 and box.x1 <= outside.x1
 
 
 def test_equal_pictures_have_equal_bytes(tmp_path):

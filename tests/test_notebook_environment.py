@@ -10,8 +10,8 @@ import pytest
 from matplotlib import style
 
 from mnistcnn.experiments.comparison import compare_paths
-from mnistcnn.experiments.curves import VALIDATION_CURVES
 from mnistcnn.experiments.summary import summarise
+from mnistcnn.runs.directory import VALIDATION_CURVES
 from mnistcnn.runs.store import find_runs
 from mnistcnn.training.train_run import train_run
 

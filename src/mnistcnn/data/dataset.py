@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnistcnn import NUM_CLASSES
 from mnistcnn.config.schema import Mnist5kSettings, MnistSettings
-from mnistcnn.data.images import Images
+from mnistcnn.data.images import Dataset, Images
 from mnistcnn.data.mnist import load_mnist, load_mnist5k
 from mnistcnn.system.random_streams import Stream, numpy_generator
 
@@ -23,7 +22,7 @@ class DatasetSplits:
     """The splits of a dataset.
 
     ``train_indices`` (sorted int64) are the positions of ``train`` among the dataset's original
-    training images.
+    training images. ``class_names`` and ``label_errors`` are those of :class:`Dataset`.
     """
 
     name: str
@@ -32,6 +31,8 @@ class DatasetSplits:
     validation: Images
     test: Images
     train_indices: np.ndarray
+    class_names: tuple[str, ...]
+    label_errors: tuple[int, ...]
 
     def to(self, device: torch.device) -> "DatasetSplits":
         """Return the splits with their images on ``device``."""
@@ -43,10 +44,11 @@ class DatasetSplits:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return the name, the sizes and a hash of the training indices, as JSON values."""
+        """Return the names, the sizes and a hash of the training indices, as JSON values."""
         indices = np.ascontiguousarray(self.train_indices, dtype="<i8")
         return {
             "name": self.name,
+            "classes": list(self.class_names),
             "fraction": self.fraction,
             "train": len(self.train),
             "validation": len(self.validation),
@@ -67,11 +69,11 @@ class DatasetSplits:
         return mean.item(), variance.sqrt().item()
 
 
-def load_images(settings: MnistSettings | Mnist5kSettings) -> tuple[Images, Images]:
-    """Return the images for training and validation, and those for testing, on the CPU.
+def load_dataset(settings: MnistSettings | Mnist5kSettings) -> Dataset:
+    """Return a dataset, on the CPU.
 
-    They are kept in memory: loading the same dataset again takes no time. Raises UsageError if the
-    dataset cannot be read or downloaded, or if it is corrupt.
+    It is kept in memory: loading it again takes no time. Raises UsageError if it cannot be read or
+    downloaded, or if it is corrupt.
     """
     if isinstance(settings, MnistSettings):
         return load_mnist(Path(settings.dir), tuple(settings.mirrors))
@@ -83,37 +85,49 @@ def load_splits(settings: MnistSettings | Mnist5kSettings, seed: int) -> Dataset
 
     Raises UsageError if the dataset cannot be read or downloaded, or if it is corrupt.
     """
-    pool, test = load_images(settings)
+    dataset = load_dataset(settings)
     train_indices, validation_indices = stratified_split(
-        pool.labels.numpy(), settings.validation, settings.fraction, seed
+        dataset.train.labels.numpy(),
+        len(dataset.class_names),
+        settings.validation,
+        settings.fraction,
+        seed,
     )
     log.info(
         "data %s: %d training, %d validation, %d test images",
-        settings.name,
+        dataset.name,
         len(train_indices),
         len(validation_indices),
-        len(test),
+        len(dataset.test),
     )
-    train = pool.take(torch.from_numpy(train_indices))
-    validation = pool.take(torch.from_numpy(validation_indices))
-    return DatasetSplits(settings.name, settings.fraction, train, validation, test, train_indices)
+    return DatasetSplits(
+        name=dataset.name,
+        fraction=settings.fraction,
+        train=dataset.train.take(torch.from_numpy(train_indices)),
+        validation=dataset.train.take(torch.from_numpy(validation_indices)),
+        test=dataset.test,
+        train_indices=train_indices,
+        class_names=dataset.class_names,
+        label_errors=dataset.label_errors,
+    )
 
 
 def stratified_split(
-    labels: np.ndarray, validation: float, fraction: float, seed: int
+    labels: np.ndarray, classes: int, validation: float, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted indices of the training and the validation images.
 
-    Each digit's images are shuffled with a generator of their own. The first ``validation`` of
-    them (rounded down) are validation images; the first ``fraction`` of the remaining ones
-    (rounded to nearest) are training images. Hence the images of a smaller fraction are a
-    subset of those of a larger one, and the validation images do not depend on the fraction. Each
-    split has at least one image of each digit.
+    ``labels`` (N,) are below ``classes``, and each occurs at least twice. Each class's images are
+    shuffled with a generator of their own. The first ``validation`` of them (rounded down) are
+    validation images; the first ``fraction`` of the remaining ones (rounded to nearest) are
+    training images. Hence the images of a smaller fraction are a subset of those of a larger one,
+    and the validation images do not depend on the fraction. Each split has at least one image of
+    each class.
     """
     train, held_out = [], []
-    for digit in range(NUM_CLASSES):
-        indices = np.flatnonzero(labels == digit)
-        indices = numpy_generator(seed, Stream.SPLIT, digit).permutation(indices)
+    for label in range(classes):
+        indices = np.flatnonzero(labels == label)
+        indices = numpy_generator(seed, Stream.SPLIT, label).permutation(indices)
         validation_count, train_count = _split_counts(len(indices), validation, fraction)
         held_out.append(indices[:validation_count])
         train.append(indices[validation_count:][:train_count])
@@ -121,13 +135,12 @@ def stratified_split(
 
 
 def _split_counts(count: int, validation: float, fraction: float) -> tuple[int, int]:
-    """Return the numbers of validation and of training images among ``count`` of one digit."""
+    """Return the numbers of validation and of training images among ``count`` of one class."""
     validation_count = max(1, int(validation * count))
     return validation_count, max(1, round(fraction * (count - validation_count)))
 
 
 def training_count(settings: MnistSettings | Mnist5kSettings) -> int:
-    """Return the number of training images. Raises UsageError as :func:`load_images` does."""
-    pool, _ = load_images(settings)
-    counts = torch.bincount(pool.labels, minlength=NUM_CLASSES).tolist()
+    """Return the number of training images. Raises UsageError as :func:`load_dataset` does."""
+    counts = torch.bincount(load_dataset(settings).train.labels).tolist()
     return sum(_split_counts(n, settings.validation, settings.fraction)[1] for n in counts)

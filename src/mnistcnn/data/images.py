@@ -1,4 +1,4 @@
-"""Hold labelled images as tensors in memory."""
+"""Hold datasets of labelled images as tensors in memory."""
 
 from dataclasses import dataclass
 
@@ -29,3 +29,18 @@ class Images:
     def to(self, device: torch.device) -> "Images":
         """Return the images on ``device``."""
         return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: ``train`` is the pool for training and validation; ``test`` is never trained on.
+
+    Label k means the class ``class_names[k]``; ``train`` has at least two images of each class.
+    ``label_errors`` are the sorted indices of the test images whose label is known to be wrong.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+    label_errors: tuple[int, ...] = ()

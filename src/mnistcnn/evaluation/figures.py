@@ -1,4 +1,4 @@
-"""Draw line charts, confusion matrices and t-SNE plots, and write them as PNG files.
+"""Draw line charts and confusion matrices, and write them as PNG files.
 
 Colours suit colour-blind readers: Paul Tol's "muted" and "bright" schemes
 (personal.sron.nl/~pault). Axes are placed explicitly, because a constrained layout takes longer
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnistcnn import NUM_CLASSES
 from mnistcnn.evaluation import canvas
 from mnistcnn.evaluation.canvas import BLUE, DPI, GREY, RED, default_settings
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-DIGIT_COLOURS = [
+CLASS_COLOURS = [
     "#332288",
     "#88CCEE",
     "#44AA99",
@@ -220,8 +219,8 @@ def _legend_size(figure: "Figure", legend: "Legend") -> tuple[float, float]:
 
 def _line_style(index: int) -> tuple[str, str, str]:
     """Return the colour, line style and marker of a line; all lines of a chart differ."""
-    style = LINE_STYLES[index // len(DIGIT_COLOURS) % len(LINE_STYLES)]
-    return DIGIT_COLOURS[index % len(DIGIT_COLOURS)], style, MARKERS[index % len(MARKERS)]
+    style = LINE_STYLES[index // len(CLASS_COLOURS) % len(LINE_STYLES)]
+    return CLASS_COLOURS[index % len(CLASS_COLOURS)], style, MARKERS[index % len(MARKERS)]
 
 
 def _mark_every(points: int) -> int:
@@ -281,21 +280,79 @@ def _set_error_axis(axes: "Axes", values: np.ndarray, ends: np.ndarray | None = 
 
 
 @default_settings()
-def confusion_matrix(path: Path, counts: np.ndarray) -> None:
-    """Draw counts (10, 10) with true digits in rows; off-diagonal cells are coloured by count."""
+def confusion_matrix(path: Path, counts: np.ndarray, class_names: Sequence[str]) -> None:
+    """Draw counts (C, C) with true classes in rows; off-diagonal cells are coloured by count.
+
+    The figure grows with the number of classes, and with the length of their names up to
+    NAME_WIDTH. With more than MAX_CLASSES_WITH_COUNTS classes, the counts are not written.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    figure = canvas.new_figure(7, 6)
-    axes = figure.add_axes((0.1, 0.08, 0.75, 0.875))
-    diagonal = np.eye(NUM_CLASSES, dtype=bool)
-    max_errors = max(1, int(counts[~diagonal].max()))
+    figure, axes, scale = _new_matrix(class_names)
+    diagonal = np.eye(len(counts), dtype=bool)
+    max_errors = max(1, int(counts[~diagonal].max(initial=0)))
     reds = ScalarMappable(Normalize(0, max_errors), "Reds")
     colours = reds.to_rgba(counts, bytes=True)
     colours[diagonal, :3] = canvas.rgb("#DDEEDD")
     axes.imshow(colours)
-    for true, predicted in np.ndindex(NUM_CLASSES, NUM_CLASSES):
+    if len(counts) <= MAX_CLASSES_WITH_COUNTS:
+        _write_counts(axes, counts, max_errors)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    correct, total = int(np.trace(counts)), int(counts.sum())
+    axes.set_title(f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)")
+    scale.set_title("errors", fontsize=10)
+    figure.colorbar(reds, scale, ticks=MaxNLocator(integer=True))
+    canvas.save_png(canvas.render_figure(figure), path)
+
+
+# Parts of the confusion matrix -------------------------------------------------------------------
+
+MATRIX_SIZE = 5.25  # inches; at least
+CELL_SIZE = 0.32  # inches of a cell with a count; at least
+SMALL_CELL_SIZE = 0.11  # inches of a cell without; at least
+MAX_CLASSES_WITH_COUNTS = 25
+COUNT_SIZE = 9  # points; at most
+NAME_SIZE = 10  # points; at most
+NAME_WIDTH = 2.0  # inches of a name that are shown; at most
+
+
+def _matrix_size(classes: int) -> float:
+    """Return the width and height of the matrix in inches."""
+    cell = CELL_SIZE if classes <= MAX_CLASSES_WITH_COUNTS else SMALL_CELL_SIZE
+    return max(MATRIX_SIZE, cell * classes)
+
+
+def _new_matrix(class_names: Sequence[str]) -> "tuple[Figure, Axes, Axes]":
+    """Return a figure, and its axes for the matrix, with names, and for the scale of colours."""
+    classes = len(class_names)
+    size = _matrix_size(classes)
+    points = min(NAME_SIZE, 0.85 * 72 * size / classes)
+    names = [canvas.fit_name(name, NAME_WIDTH, points) for name in class_names]
+    widest = max(canvas.text_width(name, points) for name in names)
+    rotated = widest > 0.9 * size / classes
+    left = max(0.7, 0.45 + widest)
+    bottom = max(0.48, 0.45 + widest) if rotated else 0.48
+    width, height = left + size + 1.05, bottom + size + 0.27
+
+    figure = canvas.new_figure(width, height)
+    axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
+    axes.set_xticks(range(classes), names, fontsize=points, rotation=90 if rotated else 0)
+    axes.set_yticks(range(classes), names, fontsize=points)
+    scale_left, scale_bottom = left + size + 0.21, bottom + 0.1 * size
+    scale = figure.add_axes(
+        (scale_left / width, scale_bottom / height, 0.21 / width, 0.8 * size / height)
+    )
+    return figure, axes, scale
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray, max_errors: int) -> None:
+    """Write the counts into the cells; the largest one fills at most 0.8 of its cell."""
+    widest = canvas.text_width(str(counts.max()), COUNT_SIZE, "bold")
+    points = COUNT_SIZE * min(1, 0.8 * _matrix_size(len(counts)) / len(counts) / widest)
+    for true, predicted in np.ndindex(*counts.shape):
         count = counts[true, predicted]
         dark = true != predicted and count > 0.6 * max_errors
         axes.text(
@@ -304,64 +361,7 @@ def confusion_matrix(path: Path, counts: np.ndarray) -> None:
             str(count),
             ha="center",
             va="center",
-            fontsize=9,
+            fontsize=points,
             color="white" if dark else "black" if count else "#BBBBBB",
             weight="bold" if true == predicted else "normal",
         )
-    axes.set_xticks(range(NUM_CLASSES))
-    axes.set_yticks(range(NUM_CLASSES))
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    correct, total = int(np.trace(counts)), int(counts.sum())
-    axes.set_title(f"{correct:,} of {total:,} right (green), {total - correct:,} wrong (red)")
-    scale = figure.add_axes((0.88, 0.1675, 0.03, 0.7))
-    scale.set_title("errors", fontsize=10)
-    figure.colorbar(reds, scale, ticks=MaxNLocator(integer=True))
-    canvas.save_png(canvas.render_figure(figure), path)
-
-
-@default_settings()
-def tsne(path: Path, coordinates: np.ndarray, labels: np.ndarray, title: str) -> None:
-    """Draw a scatter plot of coordinates (N, 2), coloured by digit, with a label per digit."""
-    figure = canvas.new_figure(7, 7)
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.95))
-    size = 6 if len(coordinates) <= 4000 else 2
-    points = {digit: coordinates[labels == digit] for digit in np.unique(labels)}
-    for digit in points:
-        x, y = points[digit].T
-        axes.scatter(x, y, s=size, color=DIGIT_COLOURS[digit], linewidths=0)
-    for digit in points:  # after all points, which would otherwise cover the labels
-        x, y = _densest_point(points[digit])
-        axes.text(
-            x,
-            y,
-            str(digit),
-            fontsize=17,
-            weight="bold",
-            ha="center",
-            va="center",
-            color=DIGIT_COLOURS[digit],
-            bbox={
-                "boxstyle": "round,pad=0.15",
-                "facecolor": "white",
-                "alpha": 0.85,
-                "edgecolor": DIGIT_COLOURS[digit],
-            },
-        )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_aspect("equal", adjustable="datalim")  # equal distances in both directions
-    axes.set_title(title)
-    canvas.save_png(canvas.render_figure(figure), path)
-
-
-def _densest_point(points: np.ndarray) -> np.ndarray:
-    """Return the point (2,) with the most neighbours: a position for the label inside a cluster.
-
-    Neighbours are within the first quartile of all pairwise distances in a sample of fewer than
-    1,000 points.
-    """
-    sample = points[:: max(1, len(points) // 500)]
-    distances = np.linalg.norm(sample[:, None] - sample[None], axis=2)
-    neighbours = (distances <= np.quantile(distances, 0.25)).sum(axis=1)
-    return sample[neighbours.argmax()]

@@ -1,19 +1,18 @@
 """Compute scores from predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mnistcnn import NUM_CLASSES
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """Model outputs for N labelled images.
+    """Model outputs for N labelled images of C classes.
 
-    ``labels`` is (N,) int64, ``log_probabilities`` (N, 10) float32 with natural logarithms, and
+    ``labels`` is (N,) int64, ``log_probabilities`` (N, C) float32 with natural logarithms, and
     ``features`` (N, F) float32, the penultimate features, or None if they were not kept.
     """
 
@@ -23,7 +22,7 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Class probabilities, (N, 10) float32."""
+        """Class probabilities, (N, C) float32."""
         return np.exp(self.log_probabilities)
 
     @cached_property
@@ -56,18 +55,24 @@ def score_from_accuracy(loss: float, accuracy: float, count: int) -> dict[str, f
     return {"loss": loss, "accuracy": correct / count, "error": (count - correct) / count}
 
 
-def detailed_score(predictions: Predictions) -> dict[str, Any]:
+def detailed_score(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the result of :func:`score` with additional test-set metrics.
 
     ``accuracy_ci95`` is the Wilson interval, ``per_class`` has precision, recall, F1 and support
-    of each digit, ``ece`` is the expected calibration error, and ``confusion_matrix`` has true
-    digits in rows and predicted digits in columns.
+    of each class, ``ece`` is the expected calibration error, and ``confusion_matrix`` has true
+    classes in rows and predicted classes in columns. Raises ValueError if there is not one name
+    for each output of the model.
     """
     from scipy.stats import binomtest
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     labels, predicted = predictions.labels, predictions.predicted
-    classes = list(range(NUM_CLASSES))
+    outputs = predictions.log_probabilities.shape[1]
+    if len(class_names) != outputs:
+        raise ValueError(
+            f"the model has {outputs} outputs, but there are {len(class_names)} classes"
+        )
+    classes = list(range(outputs))
     test = binomtest(int(predictions.correct.sum()), len(labels))
     interval = test.proportion_ci(0.95, method="wilson")
     per_class = precision_recall_fscore_support(
@@ -78,34 +83,60 @@ def detailed_score(predictions: Predictions) -> dict[str, Any]:
         "accuracy_ci95": [float(interval.low), float(interval.high)],
         "per_class": [
             {
-                "digit": digit,
+                "class": name,
                 "precision": float(precision),
                 "recall": float(recall),
                 "f1": float(f1),
                 "support": int(support),
             }
-            for digit, precision, recall, f1, support in zip(classes, *per_class, strict=True)
+            for name, precision, recall, f1, support in zip(class_names, *per_class, strict=True)
         ],
         "ece": expected_calibration_error(predictions),
         "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
 
 
-def expected_calibration_error(predictions: Predictions, bins: int = 15) -> float:
-    """Return the sample-weighted mean gap between confidence and accuracy, in [0, 1].
+@dataclass(frozen=True)
+class Reliability:
+    """The values of a reliability diagram, one per bin of the confidence.
 
-    Samples are binned by confidence into ``bins`` equal-width bins (low, high] (Guo et al.,
-    arXiv:1706.04599, equation 3).
+    ``counts`` is the number of samples (int64), ``confidence`` their mean confidence and
+    ``accuracy`` the share that is classified correctly (float64). Both are NaN in an empty bin.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
+    """Group samples by confidence into ``bins`` equal-width bins (low, high] from 0 to 1.
+
+    (Guo et al., arXiv:1706.04599, section 2.)
     """
     confidence = predictions.confidence.astype(np.float64)
-    bin_indices = np.ceil(confidence * bins).astype(int)  # 1 ... bins
-    # per bin: (accuracy - confidence) * number of samples
-    gaps = np.bincount(bin_indices, weights=predictions.correct - confidence)
-    return float(np.abs(gaps).sum() / len(confidence))
+    # the exponential of a log-probability may be rounded to a value above 1
+    indices = np.minimum(np.ceil(confidence * bins).astype(int), bins) - 1
+
+    def sums(weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(indices, weights, minlength=bins)
+
+    counts = sums()
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        return Reliability(counts, sums(confidence) / counts, sums(predictions.correct) / counts)
 
 
-def most_confident_errors(predictions: Predictions, count: int) -> np.ndarray:
-    """Return the indices of at most ``count`` errors, the most confident first."""
-    wrong = np.flatnonzero(~predictions.correct)
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")
-    return wrong[order[:count]]
+def expected_calibration_error(predictions: Predictions) -> float:
+    """Return the sample-weighted mean gap between confidence and accuracy, in [0, 1].
+
+    (Guo et al., arXiv:1706.04599, equation 3.)
+    """
+    bins = reliability(predictions)
+    gaps = bins.counts * np.abs(bins.accuracy - bins.confidence)
+    return float(np.nansum(gaps) / bins.counts.sum())
+
+
+def most_confident(predictions: Predictions, selected: np.ndarray) -> np.ndarray:
+    """Return the indices of the samples in the mask ``selected`` (N,), the most confident first."""
+    indices = np.flatnonzero(selected)
+    return indices[np.argsort(-predictions.confidence[indices], kind="stable")]

@@ -42,6 +42,7 @@ class Tile:
     weight: str = "normal"  # of the caption above
 
 
+@default_settings()
 def misclassified(
     path: Path,
     pixels: np.ndarray,
@@ -49,25 +50,27 @@ def misclassified(
     predictions: np.ndarray,
     confidence: np.ndarray,
     indices: np.ndarray,
+    class_names: Sequence[str],
 ) -> None:
     """Draw a 3 x 3 grid of up to 9 errors.
 
     Arguments are (K, 28, 28) and (K,); ``indices`` are positions in the test set.
     """
-    tiles = [
-        Tile(
-            pixels[position],
-            f"true {labels[position]}, predicted {predictions[position]}\n"
-            f"with probability {_format_probability(confidence[position])}",
-            f"test image {index}",
-        )
-        for position, index in enumerate(indices)
-    ]
+    scale, gap, short = 8, 24, canvas.are_short(class_names)
+    width = scale * IMAGE_SIZE + gap
+    tiles = []
+    for position, index in enumerate(indices):
+        true, predicted = (class_names[each[position]] for each in (labels, predictions))
+        lines = [_caption(width, "true ", true), _caption(width, "predicted ", predicted)]
+        above = (", " if short else "\n").join(lines)
+        above += f"\nwith probability {_format_probability(confidence[position])}"
+        tiles.append(Tile(pixels[position], above, f"test image {index}"))
     rows = [tiles[first : first + 3] for first in range(0, 9, 3)]
     title = "The most confident errors" if tiles else "No error in the test set"
-    canvas.save_png(_draw_mosaic(rows, 3, title, scale=8, gap=24, lines=2), path)
+    canvas.save_png(_draw_mosaic(rows, 3, title, scale, gap, lines=2 if short else 3), path)
 
 
+@default_settings()
 def disagreements(
     path: Path,
     pixels: np.ndarray,
@@ -75,36 +78,49 @@ def disagreements(
     probabilities: Sequence[np.ndarray],
     indices: np.ndarray,
     names: Sequence[str],
+    class_names: Sequence[str],
 ) -> None:
-    """Draw a grid of images (K, 28, 28) for which A and B predict different digits.
+    """Draw a grid of images (K, 28, 28) for which A and B predict different classes.
 
-    ``probabilities`` are those of A and of B, (K, 10) each; ``indices`` are positions in the test
-    set (K,). Captions are blue if A is right, red if B is right, and otherwise grey.
+    ``probabilities`` are those of A and of B, (K, C) each; ``indices`` are positions in the test
+    set (K,); ``names`` are those of A and B. Captions are blue if A is right, red if B is right,
+    and otherwise grey.
     """
+    columns, scale, gap, points = 4, 10, 12, 8
+    width = scale * IMAGE_SIZE + gap
+    link = " with probability " if canvas.are_short(class_names) else ", "
     tiles = []
     for position, index in enumerate(indices):
         predicted = [values[position].argmax() for values in probabilities]
         right = predicted.index(labels[position]) if labels[position] in predicted else None
         above = "\n".join(
-            f"{side}: {digit} with probability {_format_probability(values[position, digit])}"
-            for side, digit, values in zip("AB", predicted, probabilities, strict=True)
+            _caption(
+                width,
+                f"{side}: ",
+                class_names[label],
+                link + _format_probability(values[position, label]),
+                points,
+            )
+            for side, label, values in zip("AB", predicted, probabilities, strict=True)
         )
-        below = f"true {labels[position]}, test image {index}"
+        true = class_names[labels[position]]
+        below = _caption(width, "true ", true, f", test image {index}", CAPTION_SIZE)
         colour = GREY if right is None else (BLUE, RED)[right]
         tiles.append(Tile(pixels[position], above, below, colour=colour, colour_below="black"))
-    columns = 4
     rows = [tiles[first : first + columns] for first in range(0, max(1, len(tiles)), columns)]
-    title = "Test images for which A and B predict different digits"
+    title = "Test images for which A and B predict different classes"
+    title += "" if canvas.are_short(class_names) else ", with probabilities"
     legend = {BLUE: "blue: A is right", RED: "red: B is right", GREY: "grey: neither is right"}
     if not tiles:
-        title, legend = "A and B predict the same digit for every test image", {}
+        title, legend = "A and B predict the same class for every test image", {}
     title += "".join(f"\n{side}: {name}" for side, name in zip("AB", names, strict=True))
     page = _draw_mosaic(
-        rows, columns, title, 10, gap=12, legend=legend, lines=2, points=8, title_points=10
+        rows, columns, title, scale, gap, legend, lines=2, points=points, title_points=10
     )
     canvas.save_png(page, path)
 
 
+@default_settings()
 def neighbours(
     path: Path,
     targets: np.ndarray,
@@ -112,42 +128,70 @@ def neighbours(
     nearest: np.ndarray,
     nearest_labels: np.ndarray,
     distances: np.ndarray,
+    class_names: Sequence[str],
 ) -> None:
     """Draw a row per target (T, 28, 28) with its neighbours (T, K, 28, 28), nearest first.
 
     Neighbours with a different label than the target have a red frame and caption.
     """
+    scale, gap, short = 5, 10, canvas.are_short(class_names)
+    points, lines = (10, 1) if short else (8, 2)
+    width = scale * IMAGE_SIZE + gap
     rows = []
     for target, target_label in enumerate(target_labels):
-        row = [Tile(targets[target], f"target: {target_label}", weight="bold", frame_width=2)]
+        name = _caption(width, "", class_names[target_label], points=points, weight="bold")
+        above = f"target: {name}" if short else f"target:\n{name}"
+        row = [Tile(targets[target], above, weight="bold", frame_width=2)]
         for pixels, label, distance in zip(
             nearest[target], nearest_labels[target], distances[target], strict=True
         ):
             style: dict[str, Any] = {"frame": LIGHT_GREY}
             if label != target_label:
                 style = {"frame": RED, "frame_width": 4, "colour": RED, "weight": "bold"}
-            row.append(Tile(pixels, str(label), f"{distance:.2f}", **style))
+            name = _caption(width, "", class_names[label], points=points, weight="bold")
+            row.append(Tile(pixels, name, f"{distance:.2f}", **style))
         rows.append(row)
     k = nearest_labels.shape[1]
     title = (
         f"Test images and their {k} nearest neighbours in feature space\n"
-        "(above: digit, below: Euclidean distance)"
+        "(above: class, below: Euclidean distance)"
     )
-    legend = {RED: "red: a neighbour of another digit"}
-    page = _draw_mosaic(rows, k + 1, title, scale=5, gap=10, legend=legend, lines=1, points=10)
+    legend = {RED: "red: a neighbour of another class"}
+    page = _draw_mosaic(rows, k + 1, title, scale, gap, legend, lines, points)
     canvas.save_png(page, path)
 
 
-def augmented(path: Path, originals: np.ndarray, variants: np.ndarray, title: str) -> None:
+@default_settings()
+def augmented(
+    path: Path,
+    originals: np.ndarray,
+    variants: np.ndarray,
+    title: str,
+    class_names: Sequence[str],
+) -> None:
     """Draw a column per image: the original (N, 28, 28), then its variants (V, N, 28, 28).
 
-    V may be 0.
+    V may be 0. ``class_names`` are those of the N images; they are written above unless they are
+    as short as digits.
     """
+    scale, gap, points = 4, 10, 8
+    width = scale * IMAGE_SIZE + gap
     rows = [[Tile(pixels, frame=BLUE, frame_width=3) for pixels in originals]]
     rows[0][0].left = "original"
+    if not canvas.are_short(class_names):
+        for tile, name in zip(rows[0], class_names, strict=True):
+            tile.above = _caption(width, "", name, points=points)
     rows += [[Tile(pixels, frame=LIGHT_GREY) for pixels in variant] for variant in variants]
-    page = _draw_mosaic(rows, len(originals), title, scale=4, gap=10)
+    page = _draw_mosaic(rows, len(originals), title, scale, gap, points=points)
     canvas.save_png(page, path)
+
+
+def _caption(
+    width: int, before: str, name: str, after: str = "", points: float = 9, weight: str = "normal"
+) -> str:
+    """Return a line with a name that is shortened so that it fits into ``width`` pixels."""
+    free = (width - PAD) / DPI - canvas.text_width(before + after, points, weight)
+    return before + canvas.fit_name(name, free, points, weight) + after
 
 
 def _format_probability(value: float) -> str:
@@ -155,7 +199,6 @@ def _format_probability(value: float) -> str:
     return f"{value:.3f}" if value < 0.9995 else "> 0.999"
 
 
-@default_settings()
 def _draw_mosaic(
     rows: Sequence[Sequence[Tile]],
     columns: int,
@@ -171,7 +214,8 @@ def _draw_mosaic(
 
     An image pixel becomes a square of ``scale`` x ``scale`` picture pixels; ``gap`` is the number
     of picture pixels between images. If ``lines`` is not 0, space is reserved for that many lines
-    of text of size ``points`` above each image and one line of small text below. The title is
+    of text of size ``points`` above each image and one line of small text below; otherwise only
+    the first row may have captions, of one line above. The title is
     wrapped to the width of the picture. ``legend`` gives the meaning of colours, in one line.
     """
     legend = legend or {}
@@ -186,6 +230,8 @@ def _draw_mosaic(
     )
     title_height = _line_height(title_points) * (1 + title.count("\n"))
     top = title_height + MARGIN + (_line_height(LEGEND_SIZE) if legend else 0)
+    if not lines and rows[0][0].above:
+        top += _line_height(points)
     left = (width - columns * column_step + gap) // 2
     figure = canvas.new_figure(width / DPI, (top + len(rows) * row_step) / DPI)
     _draw_text(figure, width / 2, MARGIN / 2, title, va="top", fontsize=title_points)

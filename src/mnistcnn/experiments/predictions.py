@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mnistcnn import NUM_CLASSES
 from mnistcnn.runs import directory
 from mnistcnn.runs.store import Run
 from mnistcnn.system.errors import UsageError
 
 
 def load_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (N,) int64 and probabilities (N, 10) float32 of the run in ``path``.
+    """Return labels (N,) int64 and probabilities (N, C) float32 of the run in ``path``.
 
-    Raises UsageError if they cannot be read.
+    Labels are below the number of classes, C. Raises UsageError if the file cannot be read.
     """
     file = path / directory.PREDICTIONS
     try:
@@ -29,10 +28,11 @@ def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:
     with np.load(file) as arrays:
         labels, probabilities = arrays["labels"], arrays["probabilities"]
     if (
-        not (labels.ndim == 1 and len(labels) and probabilities.shape == (len(labels), NUM_CLASSES))
+        not (labels.ndim == 1 and len(labels) and probabilities.ndim == 2)
+        or len(labels) != len(probabilities)
         or labels.dtype.kind not in "iu"
         or probabilities.dtype.kind != "f"
-        or not np.isin(labels, range(NUM_CLASSES)).all()
+        or not np.isin(labels, range(probabilities.shape[1])).all()
     ):
         raise ValueError("it does not hold labels and probabilities")
     return labels, probabilities
@@ -64,13 +64,13 @@ def require_same_test_set(runs: Sequence[Run]) -> None:
             )
 
 
-def most_different(labels: np.ndarray, a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
-    """Return indices of at most ``count`` images for which A and B predict different digits.
+def most_different(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the indices of the images for which A and B predict different classes.
 
-    ``labels`` are (N,), ``a`` and ``b`` probabilities (N, 10). The indices are sorted by the
-    difference between the probabilities of the true digit, largest first.
+    ``labels`` are (N,), ``a`` and ``b`` probabilities (N, C). The indices are sorted by the
+    difference between the probabilities of the true class, largest first.
     """
     rows = np.arange(len(labels))
     gap = np.abs(a[rows, labels] - b[rows, labels])
     differing = np.flatnonzero(a.argmax(axis=1) != b.argmax(axis=1))
-    return differing[np.argsort(-gap[differing], kind="stable")[:count]]
+    return differing[np.argsort(-gap[differing], kind="stable")]
