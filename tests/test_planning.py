@@ -36,6 +36,7 @@ def test_a_warm_up_that_is_too_short_is_refused_before_the_first_job(command, tm
     [
         ([], "batch_size"),
         (["hydra.job.name=x", "device=cpu", "tsne.samples=60", "pictures=false"], "batch_size"),
+        (["logger=tensorboard"], "batch_size"),
         (["seed=3", "data=mnist5k"], "batch_size_data-mnist5k_seed-3"),
         (["data=mnist5k", "seed=3"], "batch_size_data-mnist5k_seed-3"),
         (["data=mnist5k", "epochs=1", "seed=0"], "batch_size_data-mnist5k_epochs-1_seed-0"),

@@ -32,7 +32,7 @@ TYPE_NAMES = {
 PLUGIN_EXTRAS = {"hydra/launcher": "launchers", "hydra/sweeper": "optuna"}
 # What to write for settings without a default.
 REQUIRED = {"ckpt": "RUN, where RUN is the directory of a run or a checkpoint file"}
-GROUPS = ("aug", *GROUP_SCHEMAS, *PLUGIN_EXTRAS)
+GROUPS = ("aug", "logger", *GROUP_SCHEMAS, *PLUGIN_EXTRAS)
 
 
 def explain(error: Exception) -> str:

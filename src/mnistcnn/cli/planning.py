@@ -46,6 +46,7 @@ from mnistcnn.runs.store import find_runs
 from mnistcnn.system.devices import resolve_device
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.quoting import override
+from mnistcnn.training.logger import check_logger
 from mnistcnn.training.optim import check_steps
 from mnistcnn.training.resume import resumed_settings
 
@@ -86,7 +87,7 @@ def _sweep_dir(default: str, *, _root_: DictConfig) -> str:
     if experiment is None:
         return default
     typed = OverridesParser.create().parse_overrides(list(_root_.hydra.overrides.task))
-    excluded = ("experiment", *NON_IDENTITY_KEYS)
+    excluded = ("experiment", "logger", *NON_IDENTITY_KEYS)
     parts = [str(each.input_line) for each in typed if each.key_or_group not in excluded]
     text = ",".join([experiment, *sorted(parts)])
     name = slugify(text)
@@ -133,12 +134,14 @@ def job_settings(composed: DictConfig, config_name: str, overrides: Sequence[str
 
 
 def _check_machine(settings: TrainSettings | EvaluateSettings) -> None:
-    """Raise SettingError if this machine lacks the device, the precision or the kernels set."""
+    """Raise UsageError if this machine lacks the device, precision, kernels or logger set."""
     device = resolve_device(settings.device)
     compile_mode = settings.compile if isinstance(settings, TrainSettings) else "none"
     precision = settings.precision or "auto"
     check_precision(precision, device)
     check_kernels(settings.kernels, device, precision, compile_mode)
+    if isinstance(settings, TrainSettings):
+        check_logger(settings.logger.name)
 
 
 def check_run(config: DictConfig, config_name: str) -> None:

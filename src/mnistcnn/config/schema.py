@@ -18,6 +18,7 @@ Problems = Iterator[tuple[str, str]]  # field name, allowed values
 LOSS_NAMES = ("cross_entropy", "nll_of_logits")
 PRECISIONS = ("auto", "float32", "bfloat16")
 KERNELS = ("auto", "torch", "native")
+LOGGERS = ("none", "tensorboard")
 COMPILE_MODES = ("auto", "none", "default", "reduce-overhead", "max-autotune")
 
 # data --------------------------------------------------------------------------------------------
@@ -253,6 +254,16 @@ class FcNetSettings:
 ModelSettings = ConvNetSettings | CustomSettings | Vgg16Settings | ResNet50Settings | FcNetSettings
 
 
+# logger ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LoggerSettings:
+    """The experiment tracker to which a run is logged."""
+
+    name: str = choice(*LOGGERS)
+
+
 # artifacts ---------------------------------------------------------------------------------------
 
 
@@ -305,6 +316,7 @@ class TrainSettings:
     optimizer: Any
     scheduler: Any
     model: Any
+    logger: LoggerSettings
     pictures: bool
     tsne: TsneSettings
     neighbours: NeighbourSettings

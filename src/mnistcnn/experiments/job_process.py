@@ -198,7 +198,7 @@ def next_action(job: Job) -> Action:
         return Action.START
     if is_occupied(job, run):
         raise UsageError(occupied_message(job))
-    if run.complete and run.pictures_to_draw(job.settings):
+    if run.complete and not run.is_up_to_date(job.settings):
         return Action.RESUME
     if run.complete:
         log.info("already completed by another process: %s", job.run_dir.name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing.connection
 import signal
 import statistics
@@ -24,7 +25,9 @@ from mnistcnn.experiments.job_process import (
     record_job_failure,
     start_job,
 )
+from mnistcnn.experiments.summary import summarise
 from mnistcnn.runs import store
+from mnistcnn.runs.directory import SUMMARY_HTML
 from mnistcnn.system import errors, logs, subprocesses
 from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import is_locked, lock_run_dir
@@ -32,6 +35,8 @@ from mnistcnn.system.locks import is_locked, lock_run_dir
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0  # of the progress bar
+PAGE_SECONDS = 30.0  # between two versions of the sweep's page, at least
+PAGE_SHARE = 0.05  # of the time, at most, is spent on the page
 
 
 class FailedFast(BaseException):
@@ -68,6 +73,7 @@ class Multirun:
         self.paths = {run.config_sha256: run.path for run in runs if run.config_sha256}
         self.unfinished = self.jobs.keys() - {run.config_sha256 for run in runs if run.complete}
         self.durations: list[float] = []  # seconds, of the jobs that this process has run
+        self.next_page = -math.inf  # time of the next version of the page
 
     @property
     def is_parallel(self) -> bool:
@@ -166,7 +172,7 @@ class Multirun:
         if is_occupied(job, run):
             log.error("%s: %s", self._name(job), occupied_message(job))
             results[job.number] = None
-        elif run.complete and not run.pictures_to_draw(job.settings):
+        elif run.complete and run.is_up_to_date(job.settings):
             log.info("%s is already complete: %s", self._name(job), job.run_dir.name)
             self.unfinished.discard(job.sha256)
             results[job.number] = _validation_error(run)
@@ -206,6 +212,7 @@ class Multirun:
             ended = multiprocessing.connection.wait(sentinels, REFRESH_SECONDS)
             if ended:
                 return [slot for slot, each in running.items() if each.process.sentinel in ended]
+            self._update_page()
             bar.total = None if self.jobs_left is None else bar.n + self.jobs_left
             bar.set_postfix_str(self._time_left(running.values()))
 
@@ -239,6 +246,8 @@ class Multirun:
         if run is not None and (self.is_parallel or reason):
             not_drawn = ", ".join(run.pictures_to_draw(job.settings))
             texts = [reason, not_drawn and f"not drawn: {not_drawn}"]
+            if not run.is_logged(job.settings):
+                texts.append("its logger failed: see train.log")
             if any(texts):
                 log.warning("%s: %s", self._name(job), "; ".join(filter(None, texts)))
 
@@ -257,6 +266,23 @@ class Multirun:
             disable=None if self.is_parallel else True,
         )
 
+    def _update_page(self) -> None:
+        """Write the page of the sweep, if it is time for its next version."""
+        start = time.monotonic()
+        if start < self.next_page:
+            return
+        self.next_page = start + PAGE_SECONDS
+        page = self.directory / SUMMARY_HTML
+        with contextlib.suppress(OSError):  # there is no page yet
+            if time.time() - page.stat().st_mtime < PAGE_SECONDS / 2:
+                return  # written by another process, such as another job on a cluster
+        try:
+            summarise(self.directory).write_page(running=True)
+        except Exception:  # the runs matter more; the last version is written at the end
+            log.debug("the page of the sweep was not written", exc_info=True)
+        now = time.monotonic()
+        self.next_page = now + max(PAGE_SECONDS, (now - start) / PAGE_SHARE)
+
     def _time_left(self, running: Iterable[RunningJob]) -> str:
         """Return ``about 5 min left``; an empty string if no job has ended yet."""
         if not self.durations or not self.jobs_left:
@@ -269,10 +295,10 @@ class Multirun:
     # The state of the sweep ----------------------------------------------------------------------
 
     def is_complete(self) -> bool:
-        """Return whether all jobs are known and complete, with all their pictures."""
+        """Return whether all jobs are known and complete, with their pictures and logs."""
         runs = {run.config_sha256: run for run in self._complete_runs()}
         return bool(self.jobs) and all(
-            sha256 in runs and not runs[sha256].pictures_to_draw(settings)
+            sha256 in runs and runs[sha256].is_up_to_date(settings)
             for sha256, settings in self.jobs.items()
         )
 

@@ -17,6 +17,10 @@ EVALUATE_LOG = "evaluate.log"
 HISTORY = "history.jsonl"
 METRICS = "metrics.json"
 SWEEP = "sweep.json"  # in the directory of a sweep
+SUMMARY_HTML = "summary.html"  # of a sweep
+VALIDATION_CURVES = "validation_curves.png"  # of a sweep or a comparison
+COMPARISON_HTML = "comparison.html"
+REPRODUCTION_HTML = "reproduction.html"
 PREDICTIONS = "predictions.npz"
 BEST = "best.pt"
 LAST = "last.pt"
@@ -29,6 +33,8 @@ TSNE = "tsne.png"
 NEIGHBOURS = "neighbours.png"
 AUGMENTED = "augmented.png"
 MODEL_SUMMARY = "model_summary.txt"
+RUN_PAGE = "run.html"
+EVENT_FILES = "events.out.tfevents.*"  # of TensorBoard, one per process
 
 # Written after the scores; a run without some of them is complete.
 PICTURES = [
@@ -40,6 +46,7 @@ PICTURES = [
     NEIGHBOURS,
     AUGMENTED,
     MODEL_SUMMARY,
+    RUN_PAGE,
 ]
 # Written after the last epoch.
 RESULT_FILES = [PREDICTIONS, *PICTURES]
@@ -56,7 +63,7 @@ def expected_pictures(pictures: bool, tsne_samples: int) -> list[str]:
     return [
         name
         for name in PICTURES
-        if (pictures or not name.endswith(".png")) and (tsne_samples or name != TSNE)
+        if (pictures or not name.endswith((".png", ".html"))) and (tsne_samples or name != TSNE)
     ]
 
 
@@ -77,6 +84,13 @@ def create_run_dir(path: Path, key: str) -> Path:
         ) from error
     refuse_existing_run(path, key)
     return path
+
+
+def require_directory(path: Path) -> None:
+    """Raise UsageError if ``path`` is not a directory."""
+    if not path.is_dir():
+        kind = "is a file, not a directory" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {kind}")
 
 
 def missing_directories(path: Path) -> list[Path]:
@@ -107,6 +121,8 @@ def refuse_existing_run(path: Path, key: str) -> None:
 
 def remove_run_files(run_dir: Path) -> None:
     """Remove all files of a failed run except its log, which the next attempt continues."""
+    for event_file in run_dir.glob(EVENT_FILES):
+        event_file.unlink(missing_ok=True)
     for name in (*RESULT_FILES, *TRAINING_FILES):
         (run_dir / name).unlink(missing_ok=True)
 

@@ -17,7 +17,8 @@ PICTURE_KEYS = (
     "neighbours.k",
 )
 # Settings that may differ between equal runs: the device, compilation, the kernels, the location of
-# the data, how often a checkpoint is saved and whether the last one is kept, and the pictures.
+# the data, how often a checkpoint is saved and whether the last one is kept, the logger, and the
+# pictures.
 NON_IDENTITY_KEYS = (
     "device",
     "compile",
@@ -26,6 +27,7 @@ NON_IDENTITY_KEYS = (
     "data.mirrors",
     "checkpoint.minutes",
     "checkpoint.keep_last",
+    "logger.name",
     *PICTURE_KEYS,
 )
 

@@ -97,7 +97,8 @@ def _refuse_changes(
             reason = f"{fixed_by} depends on the number of epochs"
         # the settings of these groups may all change
         names = dict.fromkeys(
-            re.sub(r"^(checkpoint|tsne|neighbours)\..+", r"\1.*", name) for name in changeable
+            re.sub(r"^(checkpoint|tsne|neighbours)\..+", r"\1.*", name).removesuffix(".name")
+            for name in changeable
         )
         raise UsageError(
             f"{source}: {key} is {current[key]} and cannot be changed to {value}: {reason} "

@@ -9,7 +9,7 @@ import torch
 
 from mnistcnn.config.load import read_settings, to_yaml
 from mnistcnn.config.schema import TrainSettings
-from mnistcnn.data.dataset import load_images, load_splits
+from mnistcnn.data.dataset import DatasetSplits, load_dataset, load_splits
 from mnistcnn.evaluation.artifacts import (
     describe_run,
     outdated_pictures,
@@ -29,6 +29,7 @@ from mnistcnn.runs.checkpoint import SELECTED_FILE, load_checkpoint
 from mnistcnn.runs.directory import (
     BEST,
     CONFIG,
+    HISTORY,
     LAST,
     LOG,
     RUN_DIR_KEY,
@@ -37,7 +38,7 @@ from mnistcnn.runs.directory import (
     remove_unfinished_files,
 )
 from mnistcnn.runs.identity import config_sha256
-from mnistcnn.runs.metrics_file import record_run, update_record
+from mnistcnn.runs.metrics_file import RunRecord, record_run, update_record
 from mnistcnn.runs.store import Run, read_run
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.devices import (
@@ -51,6 +52,7 @@ from mnistcnn.system.errors import UsageError
 from mnistcnn.system.locks import lock_run_dir
 from mnistcnn.system.quoting import format_command, override
 from mnistcnn.system.resources import available_cores, omp_num_threads
+from mnistcnn.training.logger import run_logger
 from mnistcnn.training.resume import ResumeState, load_resume_state, restore_files
 from mnistcnn.training.trainer import Trainer, build_model
 
@@ -67,7 +69,7 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
     pictures.
     """
     if not resume:
-        load_images(settings.data)  # without the data, no directory is created
+        load_dataset(settings.data)  # without the data, no directory is created
         run_dir = create_run_dir(run_dir, RUN_DIR_KEY)
     with lock_run_dir(run_dir):
         remove_unfinished_files(run_dir)
@@ -105,13 +107,14 @@ def _resume(settings: TrainSettings, run_dir: Path) -> dict[str, Any]:
                 "" if epochs == 1 else "s",
                 100 * existing.metrics["test"]["accuracy"],
             )
-            return _update_pictures(settings, existing)
+            metrics = _update_pictures(settings, existing)
+            return _log_complete_run(settings, replace(existing, metrics=metrics))
         if sha256 is not None and not (run_dir / LAST).exists():  # only the epochs differ
             raise UsageError(
                 f"{run_dir}: the number of epochs cannot be changed: {LAST} is missing "
                 "(checkpoint.keep_last=false removes it)"
             )
-    load_images(settings.data)  # without the data, nothing is changed
+    load_dataset(settings.data)  # without the data, nothing is changed
     resume_state = load_resume_state(run_dir, settings)
     precision, kernels = settings.precision, settings.kernels
     if resume_state is not None:
@@ -194,9 +197,28 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
     with update_record(run.path, LOG) as record:
         # before the settings change: if this process is killed, the next resume draws the pictures
         record.values["missing_pictures"] = list(dict.fromkeys([*names, *run.missing_pictures]))
+        record.values.pop("logger", None)  # which has the previous pictures
         record.write()
         write_text(run.path / CONFIG, to_yaml(_with_pictures(stored, settings)))
         redraw_pictures(names, model, splits, settings, run.history, record)
+    return record.values
+
+
+def _log_complete_run(settings: TrainSettings, run: Run) -> dict[str, Any]:
+    """Log a complete run, unless the tracker has all of it. Return its ``metrics.json``."""
+    if run.is_logged(settings):
+        return run.metrics
+    name = settings.logger.name
+    if not run.history:
+        log.warning("logger=%s: nothing is logged, because %s is missing", name, HISTORY)
+        return run.metrics
+    stored = read_settings((run.path / CONFIG).read_text(), run.path / CONFIG)
+    with update_record(run.path, LOG) as record:
+        if stored.logger != settings.logger:
+            write_text(run.path / CONFIG, to_yaml(replace(stored, logger=settings.logger)))
+        log.info("logging the complete run: logger=%s", name)
+        with run_logger(name, record, run.history):
+            pass
     return record.values
 
 
@@ -248,22 +270,35 @@ def _train_and_test(
             precision,
             kernels,
         )
-        resumed_epochs = 0 if resume_state is None else resume_state.checkpoint.epoch
         if resume_state is not None:
+            resumed_epochs = resume_state.checkpoint.epoch
             log.info("resuming after epoch %d of %d", resumed_epochs, settings.epochs)
 
-        with record.phase("fit"):
-            result = Trainer(model, splits, settings, record, resume_state).fit()
-        selected = load_checkpoint(run_dir / SELECTED_FILE[settings.select])
-        model.load_state_dict(selected.model.state_dict())
-
-        # scores of epochs before a resume may have been computed on another device
-        trained_here = selected.epoch > resumed_epochs
-        trained_scores = result.history[selected.epoch - 1] if trained_here else None
-        write_artifacts(
-            model, splits, settings, result.history, record, result.status, trained_scores
-        )
+        _fit_and_test(model, splits, settings, record, resume_state)
         if record.values["missing_pictures"]:
             command = format_command("mnistcnn.train", [override("resume", run_dir)])
             log.warning("to draw the missing pictures: %s", command)
     return record.values
+
+
+def _fit_and_test(
+    model: Classifier,
+    splits: DatasetSplits,
+    settings: TrainSettings,
+    record: RunRecord,
+    resume_state: ResumeState | None,
+) -> None:
+    """Train a model, select its weights, write all result files, and log the run."""
+    resumed_history = [] if resume_state is None else resume_state.history
+    with run_logger(settings.logger.name, record, resumed_history) as logger:
+        with record.phase("fit"):
+            result = Trainer(model, splits, settings, record, resume_state, logger).fit()
+        selected = load_checkpoint(record.run_dir / SELECTED_FILE[settings.select])
+        model.load_state_dict(selected.model.state_dict())
+
+        # scores of epochs before a resume may have been computed on another device
+        trained_here = selected.epoch > len(resumed_history)
+        trained_scores = result.history[selected.epoch - 1] if trained_here else None
+        write_artifacts(
+            model, splits, settings, result.history, record, result.status, trained_scores
+        )

@@ -32,6 +32,7 @@ from mnistcnn.system.random_streams import (
 )
 from mnistcnn.training.compiled_forward import compiled_forward, resolve_compile_mode
 from mnistcnn.training.flat_parameters import flatten_parameters
+from mnistcnn.training.logger import RunLogger
 from mnistcnn.training.optim import LOSSES, build_optimizer, build_scheduler
 from mnistcnn.training.progress import ProgressReporter
 from mnistcnn.training.resume import ResumeState
@@ -83,9 +84,11 @@ class Trainer:
         settings: TrainSettings,
         record: RunRecord,
         resume_state: ResumeState | None = None,
+        logger: RunLogger | None = None,
     ):
         self.model, self.splits, self.settings, self.record = model, splits, settings, record
         self.device = model.mean.device
+        self.logger = logger
         self.steps_per_epoch = steps_per_epoch(settings, len(splits.train))
         self.forward = compiled_forward(model, settings.compile)
         self.loss_fn = LOSSES[settings.loss]
@@ -221,6 +224,8 @@ class Trainer:
             self.unsaved_best = copy.deepcopy(self._weights())
         self._update_record()
         self.record.write()
+        if self.logger is not None:
+            self.logger.log_epoch(row)
         _log_epoch(row, self.settings.epochs, is_best)
 
     # Saving and resuming -------------------------------------------------------------------------
