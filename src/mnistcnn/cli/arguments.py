@@ -1,4 +1,4 @@
-"""Parse the command lines of ``mnistcnn.compare`` and ``scripts/reproduce``, and ``--version``.
+"""Parse the command lines of the commands without Hydra, and ``--version``.
 
 This module imports the standard library only, so that errors and ``--help`` do not have to wait
 until torch is imported.
@@ -87,6 +87,27 @@ def parse_compare_arguments(arguments: Sequence[str] | None = None) -> argparse.
     )
     add_version_argument(parser)
     return parser.parse_intermixed_args(arguments)
+
+
+def parse_browse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse ``arguments``, by default those of the process: directory, open."""
+    parser = CommandParser(
+        prog="python -m mnistcnn.browse",
+        description="Write index.html, a page of all runs, sweeps and comparisons below a "
+        "directory, which can be searched by any setting and sorted by any score. What has been "
+        "read is kept in .index.json, so that only runs that have changed are read again.",
+    )
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=_directory,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="directory of the runs, and of the page (default: outputs)",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the web browser")
+    add_version_argument(parser)
+    return parser.parse_args(arguments)
 
 
 def _directory(text: str) -> Path:
