@@ -3,10 +3,12 @@
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Several test processes share the cores: more threads than cores would slow all of them down.
 # Set before torch is imported, which reads it once.
@@ -21,6 +23,9 @@ from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.data.dataset import DatasetSplits, load_splits
 from mnistcnn.system import signals, subprocesses
 from mnistcnn.training.train_run import train_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A shell makes its background processes ignore SIGINT, and nohup SIGHUP. The processes that the
 # tests start and stop would inherit that.
@@ -79,6 +84,20 @@ def finished_run(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("run") / "four-epochs"
     train_run(settings(*FOUR_EPOCHS), run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Return a Chromium without a window; skip the test if playwright or a Chromium is missing."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"none of {', '.join(names)} is installed: this test needs a browser")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def imported_modules(path: Path) -> set[str]:
 def test_the_table_lists_all_packages():
     folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
     assert {*packages_in_order(), BENCHMARK} == folders | {COMMANDS}
-    assert len(packages_in_order()) == 11
+    assert len(packages_in_order()) == 12
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -84,7 +84,13 @@ def test_modules_do_not_import_each_other_in_cycles():
 
 def test_the_top_level_is_thin():
     modules = [path for path in MODULES if path.parent == SOURCE]
-    assert {path.stem for path in modules} == {"train", "evaluate", "compare", "reproduce"}
+    assert {path.stem for path in modules} == {
+        "train",
+        "evaluate",
+        "compare",
+        "browse",
+        "reproduce",
+    }
     for path in modules:
         (main,) = (n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef))
         assert main.end_lineno - main.lineno + 1 <= 15
@@ -103,7 +109,13 @@ def test_every_function_fits_on_a_screen(path):
     [
         (
             "matplotlib",
-            {f"evaluation.{name}" for name in ("canvas", "figures", "matplotlib_import", "mosaic")},
+            {
+                "evaluation.canvas",
+                "evaluation.figures",
+                "evaluation.matplotlib_import",
+                "evaluation.mosaic",
+                "evaluation.scatter",
+            },
         ),
         ("sklearn", {"evaluation.embedding", "evaluation.metrics"}),
         (
@@ -120,6 +132,7 @@ def test_every_function_fits_on_a_screen(path):
         ),
         ("lightning", {BENCHMARK}),
         ("jax", {BENCHMARK}),
+        ("tensorboard", {"training.tensorboard_logger"}),
     ],
 )
 def test_large_packages_are_imported_by_few_modules(package, users):
@@ -156,7 +169,7 @@ def test_the_top_level_of_the_repository():
 
 # Configuration files -----------------------------------------------------------------------------
 
-GROUPS = ["model", "aug", "optimizer", "scheduler", "data", "experiment"]
+GROUPS = ["model", "aug", "optimizer", "scheduler", "data", "logger", "experiment"]
 OPTIONS = [
     (path.parent.name, path.stem)
     for path in sorted(CONF.rglob("*.yaml"))
@@ -197,8 +210,9 @@ def test_the_help_describes_every_group_and_lists_every_option(command):
 def test_schemas_and_implementations_have_the_same_names():
     from mnistcnn.config import schema
     from mnistcnn.models.registry import BUILDERS
-    from mnistcnn.training import optim
+    from mnistcnn.training import logger, optim
 
     assert BUILDERS.keys() == schema.GROUP_SCHEMAS["model"].keys()
     assert optim.OPTIMIZERS.keys() == schema.GROUP_SCHEMAS["optimizer"].keys()
     assert tuple(optim.LOSSES) == schema.LOSS_NAMES
+    assert ("none", *logger.TRACKERS) == schema.LOGGERS

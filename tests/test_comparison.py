@@ -6,16 +6,18 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from mnistcnn import compare
 from mnistcnn.config.load import FORMAT, to_yaml
-from mnistcnn.data import dataset
-from mnistcnn.evaluation import figures
-from mnistcnn.experiments import comparison, verdicts
+from mnistcnn.data.images import Dataset, Images
+from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.experiments import comparison, disagreements, verdicts
 from mnistcnn.experiments.documents import plain_text
 from mnistcnn.experiments.predictions import most_different
 from mnistcnn.experiments.sweep_file import record_sweep
@@ -256,9 +258,11 @@ def test_an_impossible_comparison_is_refused(tmp_path, runs, baseline, message):
         {"labels": LABELS, "probabilities": np.zeros((99, 10), dtype=np.float32)},
         {"labels": LABELS + 0.5, "probabilities": np.zeros((100, 10), dtype=np.float32)},
         {"labels": LABELS + 5, "probabilities": np.zeros((100, 10), dtype=np.float32)},
+        {"labels": LABELS, "probabilities": np.zeros((100, 9), dtype=np.float32)},
+        {"labels": LABELS, "probabilities": np.zeros(100, dtype=np.float32)},
         {"labels": np.array([{}] * 100), "probabilities": np.zeros((100, 10), dtype=np.float32)},
     ],
-    ids=["truncated", "missing", "shape", "type", "range", "objects"],
+    ids=["truncated", "missing", "shape", "type", "range", "classes", "vector", "objects"],
 )
 def test_a_run_with_unreadable_predictions_is_left_out(tmp_path, arrays):
     a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
@@ -304,15 +308,15 @@ def test_the_verdict_is_printed_and_written_before_the_pictures(tmp_path, comman
         raise WriteError(f"{path} cannot be written: No space left on device")
 
     monkeypatch.setattr(figures, "overlaid_curves", fail)
-    monkeypatch.setattr(comparison, "_draw_disagreements", fail)
+    monkeypatch.setattr(disagreements.DisagreementImages, "draw", lambda _, path: fail(path))
     code, out, err = command(compare.main, "a", "b", "--out", "results")
     assert (code, err) == (0, "")
     verdict, pictures = out.split("Results: results\n")
     assert "aug=full against aug=none: test error +1.000 points" in verdict
     assert "**aug=full** against **aug=none**: test error +1.000 points" in printed[0]
     first, second = pictures.splitlines()
-    assert first.startswith("validation_curves.png was not drawn: ")
-    assert second.startswith("disagreements.png was not drawn: ")
+    assert first.startswith("validation_curves.png was not written: ")
+    assert second.startswith("disagreements.png was not written: ")
 
 
 def test_a_verdict_that_cannot_be_written_is_printed(tmp_path, command, monkeypatch):
@@ -381,8 +385,7 @@ def test_most_different_images_are_sorted_by_the_difference():
     a[[0, 1, 2, 3], [0, 1, 2, 4]] = 0.55  # the last one is wrong
     b[0, 7], b[1, 1], b[2, 7], b[3, 3] = 0.55, 0.55, 0.9, 0.55  # 0 and 2 are wrong
     a[2, 2] = 0.95
-    assert most_different(labels, a, b, 12).tolist() == [2, 0, 3]
-    assert most_different(labels, a, b, 1).tolist() == [2]
+    assert most_different(labels, a, b).tolist() == [2, 0, 3]
 
 
 def test_compare_command_with_two_trained_runs(command, tmp_path):
@@ -392,19 +395,44 @@ def test_compare_command_with_two_trained_runs(command, tmp_path):
     assert code == 0 and err == ""
     assert "seed=1 against seed=0: test error" in out and "McNemar's exact test" in out
     files = {path.name for path in (tmp_path / "results").iterdir()}
-    assert files == {"comparison.md", "validation_curves.png", "disagreements.png"}
+    pictures = {"validation_curves.png", "disagreements.png"}
+    assert files == {"comparison.md", "comparison.html", *pictures}
     code, out, err = command(compare.main, "a", "nowhere")
     assert code == 2 and err == "mnistcnn: nowhere does not exist\n"
+
+
+def test_disagreements_have_the_names_of_the_dataset(tmp_path, monkeypatch):
+    a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
+    images = Images(torch.zeros(100, 28, 28, dtype=torch.uint8), torch.from_numpy(LABELS))
+    names = tuple(f"class {index}" for index in range(10))
+    test_set = Dataset("mnist5k", images, images, names)
+    monkeypatch.setattr(disagreements, "load_dataset", lambda _: test_set)
+    drawn = []
+    monkeypatch.setattr(mosaic, "disagreements", lambda *arguments: drawn.append(arguments))
+    compare_text(tmp_path, a, b)
+    assert drawn[0][4].tolist() == [1, 2] and drawn[0][-1] == names
+
+    monkeypatch.setattr(
+        disagreements, "load_dataset", lambda _: replace(test_set, class_names=names[:9])
+    )
+    assert "the data is not the data on which the runs were tested" in compare_text(tmp_path, a, b)
+    assert len(drawn) == 1
 
 
 def test_missing_images_omit_only_the_disagreements(tmp_path, monkeypatch):
     a, b = make_run(tmp_path / "a", [1]), make_run(tmp_path / "b", [2], "aug=full")
 
-    def load_images(*_):
+    attempts = []
+
+    def load_dataset(*_):
+        attempts.append(1)
         raise UsageError("data.dir: no such directory")
 
-    monkeypatch.setattr(dataset, "load_images", load_images)
+    monkeypatch.setattr(disagreements, "load_dataset", load_dataset)
     text = compare_text(tmp_path, a, b)
-    assert text.endswith("disagreements.png was not drawn: data.dir: no such directory\n")
+    assert text.endswith("disagreements.png was not written: data.dir: no such directory\n")
     assert "![validation_curves.png]" in text
     assert not (tmp_path / "out" / comparison.DISAGREEMENTS).exists()
+    page = (tmp_path / "out" / directory.COMPARISON_HTML).read_text()
+    assert "<p>data.dir: no such directory</p>" in page
+    assert attempts == [1]

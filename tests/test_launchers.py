@@ -18,9 +18,17 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import mnistcnn.train
-from mnistcnn.experiments.curves import VALIDATION_CURVES
 from mnistcnn.experiments.summary import SUMMARY_CSV, SUMMARY_MD
-from mnistcnn.runs.directory import BEST, CONFIG, HISTORY, LAST, LOG, METRICS, PREDICTIONS
+from mnistcnn.runs.directory import (
+    BEST,
+    CONFIG,
+    HISTORY,
+    LAST,
+    LOG,
+    METRICS,
+    PREDICTIONS,
+    VALIDATION_CURVES,
+)
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system.resources import available_cores
 

@@ -491,19 +491,19 @@ def test_a_job_that_is_killed_while_it_draws_is_complete(
     assert sweep.count_incomplete() == 0 and not sweep.is_complete()
 
 
-PNG_FILES = [name for name in PICTURES if name.endswith(".png")]
+OPTIONAL = [name for name in PICTURES if name.endswith((".png", ".html"))]
 
 
 @pytest.mark.parametrize(
     ("run_overrides", "sweep_overrides", "expected"),
     [
-        ("pictures=false", "pictures=true", PNG_FILES),
+        ("pictures=false", "pictures=true", OPTIONAL),
         ("pictures=false", "pictures=false", []),
         ("pictures=true", "pictures=false", []),
         ("tsne.samples=0", "tsne.samples=20", [TSNE]),
         ("tsne.samples=20", "tsne.samples=0", []),
         ("tsne.samples=20", "tsne.samples=30", []),
-        ("pictures=false", "tsne.samples=0", [name for name in PNG_FILES if name != TSNE]),
+        ("pictures=false", "tsne.samples=0", [name for name in OPTIONAL if name != TSNE]),
     ],
 )
 def test_a_repeated_sweep_draws_only_pictures_that_were_left_out(

@@ -54,8 +54,14 @@ def test_the_wheel_holds_every_module_and_configuration_file(wheel):
     }
     assert len(modules) > 50 and len(configuration) > 25
     compiled = {name for name in names if Path(name).suffix in (".so", ".pyd")}
+    pages = {
+        f"mnistcnn/{path.relative_to(SOURCE).as_posix()}"
+        for folder in ("static", "templates")
+        for path in (SOURCE / "pages" / folder).iterdir()
+    }
+    assert len(pages) > 10
     others = {"mnistcnn/py.typed", "mnistcnn/kernels/conv_block.c"}
-    assert names - compiled == modules | configuration | others
+    assert names - compiled == modules | configuration | pages | others
     built = {path.name for suffix in ("so", "pyd") for path in SOURCE.rglob(f"*.{suffix}")}
     assert {Path(name).name for name in compiled} == built
 

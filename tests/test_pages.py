@@ -65,7 +65,7 @@ def test_links_and_pictures_exist(page):
 
 
 def options_in_files() -> list[tuple[str, str]]:
-    groups = ["model", "aug", "optimizer", "scheduler", "data", "experiment"]
+    groups = ["model", "aug", "optimizer", "scheduler", "data", "logger", "experiment"]
     groups += ["hydra/launcher", "hydra/sweeper"]
     return [(group, path.stem) for group in groups for path in (CONF / group).glob("*.yaml")]
 
@@ -134,6 +134,8 @@ NOT_RUN = {
     "python -m mnistcnn.train model=yournet data=mnist5k": "an example of a name",
     'pip install --editable ".[launchers]"': "installs packages that scripts/test has installed",
     'pip install --editable ".[optuna]"': "installs packages that scripts/test has installed",
+    'pip install --editable ".[tensorboard]"': "installs a package that scripts/test has installed",
+    "tensorboard --logdir outputs": "a server, which does not end",
     "pip install .": "changes the environment; .ci/run installs a wheel",
     "source .venv/bin/activate": "changes the shell",
     ".ci/run": RUNS_TESTS,

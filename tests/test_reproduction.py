@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnistcnn.config.load import flatten, parse_yaml, to_yaml
-from mnistcnn.experiments import curves, reproduction, results, summary
+from mnistcnn.experiments import reproduction, results, summary
 from mnistcnn.experiments.groups import matches
 from mnistcnn.runs import directory
 from mnistcnn.runs.history import write_history
@@ -75,7 +75,7 @@ def test_all_rows_and_pictures_match_a_run(experiment, scale):
         assert is_partial or any(matches(job, [override]) for job in jobs), override
     assert {row["measure"] for row in item["rows"]} <= results.MEASURES.keys()
     files = {picture["file"] for picture in item.get("pictures", [])}
-    assert files <= {*directory.RESULT_FILES, curves.VALIDATION_CURVES, summary.ERROR_BY_SAMPLES}
+    assert files <= {*directory.RESULT_FILES, directory.VALIDATION_CURVES, summary.ERROR_BY_SAMPLES}
 
 
 def test_seeds_are_those_of_the_command_the_item_or_the_scale():

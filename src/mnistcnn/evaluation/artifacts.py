@@ -2,49 +2,42 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mnistcnn import NUM_CLASSES
-from mnistcnn.config.schema import (
-    AugmentSettings,
-    NeighbourSettings,
-    TrainSettings,
-    TsneSettings,
-)
-from mnistcnn.data.augment import augment_batch, sample_parameters
-from mnistcnn.data.batches import evaluation_batches, to_float
+from mnistcnn.config.schema import TrainSettings
+from mnistcnn.data.batches import evaluation_batches
 from mnistcnn.data.dataset import DatasetSplits
 from mnistcnn.data.images import Images
-from mnistcnn.evaluation import embedding, figures, inference, metrics, mosaic
+from mnistcnn.evaluation import inference, metrics
 from mnistcnn.evaluation.metrics import Predictions
+from mnistcnn.evaluation.pictures import Pictures
 from mnistcnn.models.classifier import Classifier
-from mnistcnn.models.layer_summary import layer_summary
 from mnistcnn.runs import directory, provenance
-from mnistcnn.runs.history import best_epoch
 from mnistcnn.runs.metrics_file import RunRecord
 from mnistcnn.runs.store import Run
-from mnistcnn.system import devices, random_streams, signals
-from mnistcnn.system.atomic_files import write_bytes, write_text
-from mnistcnn.system.random_streams import Stream
+from mnistcnn.system import devices, signals
+from mnistcnn.system.atomic_files import write_bytes
+from mnistcnn.system.errors import UsageError
 
 log = logging.getLogger(__name__)
-
-# writes a file to a path; returns values for metrics.json, if any
-Writer = Callable[[Path], dict[str, Any] | None]
-
-ERROR_COUNT = 9  # images in misclassified.png
-VARIANT_COUNT = 6  # variants of each image in augmented.png
 
 
 def describe_run(
     model: Classifier, splits: DatasetSplits, settings: TrainSettings
 ) -> dict[str, Any]:
-    """Return the values of ``metrics.json`` that are known before the first epoch."""
+    """Return the values of ``metrics.json`` that are known before the first epoch.
+
+    Raises UsageError if the model's outputs are not the classes of the dataset.
+    """
+    outputs, classes = model.head.out_features, len(splits.class_names)
+    if outputs != classes:
+        reason = f"the model has {outputs} outputs, and data={splits.name} {classes} classes"
+        raise UsageError(reason)
     return {
         "seed": settings.seed,
         "model": {"name": settings.model.name, "parameters": model.parameter_count()},
@@ -63,6 +56,7 @@ def write_artifacts(
     record: RunRecord,
     status: str,
     trained_scores: dict[str, float] | None = None,
+    trained_settings: TrainSettings | None = None,
 ) -> None:
     """Score ``model`` on all splits and write all result files to ``record.run_dir``.
 
@@ -73,14 +67,12 @@ def write_artifacts(
     ``history`` is empty.
 
     ``trained_scores`` is the row of ``history`` of the model's epoch; its training and validation
-    scores are then not computed again.
+    scores are then not computed again. ``trained_settings`` are those with which the model was
+    trained, if an evaluation has changed some.
     """
     with record.phase("test"):
         test = _predict_test(model, splits)
         scores = _score_splits(model, splits, test, trained_scores)
-    writers = _picture_writers(
-        model, splits, settings, test, scores["test"]["confusion_matrix"], history
-    )
     names = _expected_pictures(settings, history)
     for name in directory.PICTURES:
         if name not in names:
@@ -96,7 +88,8 @@ def write_artifacts(
     record.write()
     _log_scores(scores)
 
-    _draw({name: writers[name] for name in writers if name in names}, record)
+    pictures = Pictures(model, splits, settings, test, history, record, trained_settings)
+    _draw(names, pictures)
     record.values["peak_memory_bytes"] = _peak_memory_bytes(device)
 
 
@@ -110,11 +103,16 @@ def outdated_pictures(run: Run, stored: TrainSettings, requested: TrainSettings)
         directory.TSNE: stored.tsne != requested.tsne,
         directory.NEIGHBOURS: stored.neighbours != requested.neighbours,
     }
-    return [
+    expected = _expected_pictures(requested, run.history)
+    names = [
         name
-        for name in _expected_pictures(requested, run.history)
+        for name in expected
         if name in run.missing_pictures or changed.get(name) or not (run.path / name).is_file()
     ]
+    # the page has the embedding and the settings
+    if directory.TSNE in names or (directory.NEIGHBOURS in names and changed[directory.NEIGHBOURS]):
+        names = [name for name in expected if name in {*names, directory.RUN_PAGE}]
+    return names
 
 
 def _expected_pictures(settings: TrainSettings, history: list[dict[str, float]]) -> list[str]:
@@ -136,16 +134,16 @@ def redraw_pictures(
     remains as it is, and is still listed.
     """
     test = _predict_test(model, splits)
-    counts = record.values["test"]["confusion_matrix"]
-    writers = _picture_writers(model, splits, settings, test, counts, history)
-    _draw({name: writers[name] for name in names}, record)
+    _draw(names, Pictures(model, splits, settings, test, history, record))
 
 
-def _draw(writers: dict[str, Writer], record: RunRecord) -> None:
+def _draw(names: Sequence[str], pictures: Pictures) -> None:
     """Write pictures and remove them from ``missing_pictures``; log those that fail."""
-    log.info("writing %s", f"{len(writers)} files" if len(writers) > 1 else next(iter(writers)))
-    failures = []
-    for name, write in writers.items():
+    log.info("writing %s", f"{len(names)} files" if len(names) > 1 else names[0])
+    failures, record = [], pictures.record
+    for name, write in pictures.writers().items():
+        if name not in names:
+            continue
         with record.phase(name):
             try:
                 record.values |= write(record.run_dir / name) or {}
@@ -187,7 +185,7 @@ def _score_splits(
     return {
         "train": score(splits.train, "train"),
         "validation": score(splits.validation, "val"),
-        "test": metrics.detailed_score(test),
+        "test": metrics.detailed_score(test, splits.class_names),
     }
 
 
@@ -213,107 +211,3 @@ def _write_predictions(run_dir: Path, test: Predictions) -> None:
         probabilities=test.probabilities,
     )
     write_bytes(run_dir / directory.PREDICTIONS, content.getvalue())
-
-
-def _picture_writers(
-    model: Classifier,
-    splits: DatasetSplits,
-    settings: TrainSettings,
-    test: Predictions,
-    confusion: list[list[int]],
-    history: list[dict[str, float]],
-) -> dict[str, Writer]:
-    """Return, by file name, functions that write the file to a given path; the slowest is last."""
-    seed = settings.seed
-    pixels = splits.test.pixels.cpu().numpy()
-    counts = np.array(confusion)
-    return {
-        directory.CURVES: lambda path: figures.curves(path, history, best_epoch(history)),
-        directory.CONFUSION_CSV: lambda path: _write_confusion_csv(path, counts),
-        directory.CONFUSION_PNG: lambda path: figures.confusion_matrix(path, counts),
-        directory.MISCLASSIFIED: lambda path: _draw_misclassified(path, pixels, test),
-        directory.NEIGHBOURS: lambda path: _draw_neighbours(
-            path, pixels, test, settings.neighbours, seed
-        ),
-        directory.AUGMENTED: lambda path: _draw_augmented(path, splits.train, settings.aug, seed),
-        directory.MODEL_SUMMARY: lambda path: write_text(path, layer_summary(model) + "\n"),
-        directory.TSNE: lambda path: _draw_tsne(path, pixels, test, settings.tsne, seed),
-    }
-
-
-def _write_confusion_csv(path: Path, counts: np.ndarray) -> None:
-    content = io.StringIO()
-    header = "true \\ predicted," + ",".join(map(str, range(len(counts))))
-    rows = np.column_stack([np.arange(len(counts)), counts])
-    np.savetxt(content, rows, fmt="%d", delimiter=",", header=header, comments="")
-    write_text(path, content.getvalue())
-
-
-def _draw_misclassified(path: Path, pixels: np.ndarray, test: Predictions) -> None:
-    indices = metrics.most_confident_errors(test, ERROR_COUNT)
-    mosaic.misclassified(
-        path,
-        pixels[indices],
-        test.labels[indices],
-        test.predicted[indices],
-        test.confidence[indices],
-        indices,
-    )
-
-
-def _draw_neighbours(
-    path: Path, pixels: np.ndarray, test: Predictions, settings: NeighbourSettings, seed: int
-) -> None:
-    generator = random_streams.numpy_generator(seed, Stream.NEIGHBOURS)
-    assert test.features is not None  # _predict_test keeps them
-    targets = embedding.sample_indices(settings.targets, len(pixels), generator)
-    indices, distances = embedding.nearest_neighbours(test.features, targets, settings.k)
-    mosaic.neighbours(
-        path,
-        pixels[targets],
-        test.labels[targets],
-        pixels[indices],
-        test.labels[indices],
-        distances,
-    )
-
-
-def _draw_augmented(path: Path, train: Images, aug: AugmentSettings, seed: int) -> None:
-    """Draw the first training image of each digit with random variants."""
-    digits = range(NUM_CLASSES)
-    first = torch.stack([torch.argmax((train.labels == digit).int()) for digit in digits])
-    originals = train[first].pixels
-    variants = []
-    for index in range(VARIANT_COUNT):
-        generator = random_streams.torch_generator(seed, Stream.AUGMENT, index + 1)
-        parameters = sample_parameters(aug, len(originals), generator).to(originals.device)
-        images = augment_batch(to_float(originals), parameters, aug)
-        variants.append((images.squeeze(1) * 255).cpu().numpy())
-    title = f"Training images and {len(variants)} random variants of each (aug={aug.name})"
-    pixels = originals.cpu().numpy()
-    if (np.rint(variants) == pixels).all():
-        title, variants = f"Training images, not augmented (aug={aug.name})", []
-    mosaic.augmented(path, pixels, np.array(variants), title)
-
-
-def _draw_tsne(
-    path: Path, pixels: np.ndarray, test: Predictions, settings: TsneSettings, seed: int
-) -> dict[str, Any]:
-    """Draw t-SNE of test images; return the values about it for ``metrics.json``."""
-    generator = random_streams.numpy_generator(seed, Stream.TSNE)
-    indices = embedding.sample_indices(settings.samples, len(pixels), generator)
-    if settings.of == "features":
-        assert test.features is not None  # _predict_test keeps them
-        vectors = test.features[indices]
-        name = f"{vectors.shape[1]} features"
-    else:
-        vectors = pixels[indices].reshape(len(indices), -1) / np.float32(255)
-        name = "pixels"
-    random_state = random_streams.derived_seed(seed, Stream.TSNE)
-    threads = torch.get_num_threads()
-    result = embedding.tsne(vectors, settings.perplexity, random_state, threads)
-    kl_divergence = round(result.kl_divergence, 3)  # rounding errors depend on the threads
-    title = f"t-SNE of the {name} of {len(indices):,} test images"
-    title += f" (KL divergence {kl_divergence:.2f})"
-    figures.tsne(path, result.coordinates, test.labels[indices], title)
-    return {"tsne": {"package": result.package, "kl_divergence": kl_divergence}}

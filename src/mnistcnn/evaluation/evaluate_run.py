@@ -37,7 +37,8 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
     path = _resolve_checkpoint(Path(os.path.expanduser(settings.ckpt)))  # noqa: PTH111
     checkpoint = load_checkpoint(path)
     model = checkpoint.model
-    train_settings = _apply_settings(read_settings(checkpoint.config, path), settings)
+    trained_settings = read_settings(checkpoint.config, path)
+    train_settings = _apply_settings(trained_settings, settings)
     load_dataset(train_settings.data)  # without the data, no directory is created
     device = devices.resolve_device(train_settings.device)
     precision = settings.precision or model.precision_name
@@ -58,7 +59,15 @@ def evaluate_run(settings: EvaluateSettings, run_dir: Path) -> dict[str, Any]:
         record.values |= describe_run(model, splits, train_settings) | {"kernels": kernels}
         record.values |= {"checkpoint": str(path.absolute()), "epoch": checkpoint.epoch}
         history = _read_training_history(path, checkpoint)
-        write_artifacts(model, splits, train_settings, history, record, "finished")
+        write_artifacts(
+            model,
+            splits,
+            train_settings,
+            history,
+            record,
+            "finished",
+            trained_settings=trained_settings,
+        )
     return record.values
 
 

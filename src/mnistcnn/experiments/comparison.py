@@ -1,36 +1,27 @@
 """Compare runs or groups of runs on the same test set; write a table, a verdict and pictures."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from mnistcnn.config.load import read_settings
-from mnistcnn.config.schema import MnistSettings
-from mnistcnn.data import dataset
-from mnistcnn.data.images import Images
-from mnistcnn.evaluation import mosaic
 from mnistcnn.experiments import statistics
-from mnistcnn.experiments.curves import (
-    VALIDATION_CURVES,
-    draw_curves,
-    split_by_history,
-)
-from mnistcnn.experiments.documents import draw_pictures, plain_text
+from mnistcnn.experiments.comparison_page import write_comparison_page
+from mnistcnn.experiments.curves import draw_curves, split_by_history
+from mnistcnn.experiments.disagreements import DisagreementImages
+from mnistcnn.experiments.documents import draw_pictures, plain_text, write_or_warn
 from mnistcnn.experiments.groups import Group, group_key, without_repetitions
 from mnistcnn.experiments.pairing import Collection, NamedPair, Pairing, pair_groups, short_names
 from mnistcnn.experiments.predictions import (
     correct_images,
     load_predictions,
-    most_different,
     require_same_test_set,
 )
 from mnistcnn.experiments.summary import group_table, table_caption
 from mnistcnn.experiments.sweep_file import group_positions, jobs_not_started, sort_as_typed
-from mnistcnn.experiments.verdicts import Pair, verdicts
+from mnistcnn.experiments.verdicts import Pair, Verdicts, verdicts
 from mnistcnn.runs import directory
+from mnistcnn.runs.directory import COMPARISON_HTML, VALIDATION_CURVES
 from mnistcnn.runs.store import Run, find_runs
 from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import UsageError
@@ -38,7 +29,6 @@ from mnistcnn.system.errors import UsageError
 COMPARISON = "comparison.md"
 DISAGREEMENTS = "disagreements.png"
 MAX_JOBS = 12  # jobs that are listed
-MAX_DISAGREEMENTS = 12  # images in the picture
 
 
 @dataclass(frozen=True)
@@ -50,23 +40,31 @@ class Comparison:
 
     pairing: Pairing
     pairs: list[Pair]
+    verdicts: Verdicts
+    left_out: list[str]
     text: str
     out: Path
     data_dir: str | None
 
     def write(self) -> None:
-        """Write ``comparison.md``, then the pictures, and add these to it.
+        """Write ``comparison.md``, then the page and the pictures, and add these to the text.
 
         Raises WriteError if ``comparison.md`` cannot be written. A picture that cannot be drawn is
-        a warning.
+        a warning, and so is the page.
         """
         write_text(self.out / COMPARISON, self.text + "\n")
         curves, missing = split_by_history(self.pairing.groups)
-        pair = self.pairs[0]
-        functions = {DISAGREEMENTS: lambda path: _draw_disagreements(path, pair, self.data_dir)}
+        images = DisagreementImages(self.pairs, self.data_dir)
+        functions: dict[str, Callable[[Path], None]] = {DISAGREEMENTS: images.draw}
         if curves:
             functions = {VALIDATION_CURVES: lambda path: draw_curves(path, curves)} | functions
         pictures = draw_pictures(self.out, functions)
+        write_or_warn(
+            self.out / COMPARISON_HTML,
+            lambda path: write_comparison_page(
+                path, self.pairing, self.pairs, self.verdicts, self.left_out, images
+            ),
+        )
         write_text(self.out / COMPARISON, "\n\n".join([self.text, *missing, *pictures]) + "\n")
 
 
@@ -105,17 +103,18 @@ def compare_paths(
     if existing := [name for name in (COMPARISON, directory.SWEEP) if (out / name).exists()]:
         raise UsageError(f"--out={out} already holds {existing[0]}: choose another directory")
     out = directory.create_run_dir(out, "--out")
-    groups = list(pairing.groups.values())
+    groups, result = list(pairing.groups.values()), verdicts(pairs)
     blocks = [
         group_table(groups, pairing.directories),
         table_caption(groups),
-        *verdicts(pairs),
+        *result.markdown(),
         pairing.baseline_note,
         *pairing.notes,
     ]
     if left_out:
         blocks.append("\n".join(["Left out:", "", *left_out]))
-    return Comparison(pairing, pairs, "\n\n".join(blocks), out, data_dir)
+    text = "\n\n".join(blocks)
+    return Comparison(pairing, pairs, result, left_out, text, out, data_dir)
 
 
 def find_collections(paths: Sequence[Path]) -> tuple[list[Collection], list[str]]:
@@ -216,35 +215,3 @@ def _test_pair(pair: NamedPair) -> Pair:
         statistics.paired_difference(errors_a, errors_b),
         statistics.seeds_needed(errors_b - errors_a),
     )
-
-
-# The images on which two groups differ -----------------------------------------------------------
-
-
-def _draw_disagreements(path: Path, pair: Pair, data_dir: str | None) -> None:
-    """Draw the images on which two groups differ most. Raises UsageError without these images."""
-    labels, _ = load_predictions(pair.a.runs[0].path)
-    test = _load_test_images(pair.a.runs[0], data_dir)
-    if not np.array_equal(test.labels.numpy(), labels):
-        raise UsageError("the data is not the data on which the runs were tested")
-    means = [
-        np.mean([load_predictions(run.path)[1] for run in group.runs], axis=0)
-        for group in (pair.a, pair.b)
-    ]
-    indices = most_different(labels, means[0], means[1], MAX_DISAGREEMENTS)
-    mosaic.disagreements(
-        path,
-        test.pixels.numpy()[indices],
-        labels[indices],
-        [mean[indices] for mean in means],
-        indices,
-        pair.names,
-    )
-
-
-def _load_test_images(run: Run, data_dir: str | None) -> Images:
-    config = run.path / directory.CONFIG
-    settings = read_settings(config.read_text(), config).data
-    if data_dir is not None and isinstance(settings, MnistSettings):
-        settings = replace(settings, dir=data_dir)
-    return dataset.load_images(settings)[1]

@@ -1,14 +1,14 @@
-"""Draw the validation curves of groups."""
+"""Collect the errors of groups by epoch and by training images, and draw validation curves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mnistcnn.evaluation import figures
-from mnistcnn.experiments.groups import Group
-from mnistcnn.runs.directory import HISTORY
+from mnistcnn.experiments.groups import Group, label
+from mnistcnn.runs.directory import HISTORY, VALIDATION_CURVES
 
-VALIDATION_CURVES = "validation_curves.png"
 MAX_CURVES = 12  # more lines in one picture are hard to distinguish
 
 
@@ -59,3 +59,20 @@ def split_by_history(groups: dict[str, Group]) -> tuple[dict[str, Group], list[s
 def errors_by_epoch(group: Group) -> list[np.ndarray]:
     """Return each run's validation error after each epoch, (epochs,)."""
     return [np.array([1 - row["val_accuracy"] for row in run.history]) for run in group.runs]
+
+
+def errors_by_samples(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return, by label of ``keys``, the errors for each number of training images.
+
+    The arrays are (K, 7), sorted by the number of training images. The columns are that number,
+    then the mean and the low and high ends of its 95% interval, of the training error and then of
+    the test error.
+    """
+    series: dict[str, list[list[float]]] = {}
+    for group in groups:
+        row: list[float] = [group.runs[0].metrics["data"]["train"]]
+        for split in ("train", "test"):
+            mean = group.mean(split, "error")
+            row += [mean.mean, *(mean.ci95 or (mean.mean, mean.mean))]
+        series.setdefault(label(group.settings, keys), []).append(row)
+    return {name: np.array(sorted(rows)) for name, rows in series.items()}

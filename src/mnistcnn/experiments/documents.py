@@ -1,4 +1,4 @@
-"""Write Markdown pages: tables, pictures, HTML with its pictures, blocks of the repository's."""
+"""Write Markdown: tables, pictures, its conversion to HTML, blocks of the repository's pages."""
 
 import base64
 import logging
@@ -11,12 +11,6 @@ from mnistcnn.system.atomic_files import write_text
 from mnistcnn.system.errors import MnistcnnError, UsageError
 
 log = logging.getLogger(__name__)
-
-STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
-    "img{max-width:100%}code{background:#f2f2f2}"
-)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -31,18 +25,26 @@ def draw_pictures(folder: Path, draw_functions: dict[str, Callable[[Path], None]
 
     A picture that cannot be drawn is a warning, and a line of the Markdown with the reason.
     """
-    blocks = []
-    for name, draw in draw_functions.items():
-        try:
-            draw(folder / name)
-            blocks.append(f"![{name}]({name})")
-        except Exception as error:
-            log.debug("%s was not drawn", name, exc_info=True)
-            kind = "" if isinstance(error, MnistcnnError) else f"{type(error).__name__}: "
-            line = f"{name} was not drawn: {kind}{next(iter(str(error).splitlines()), '')}"
-            log.warning("%s", line)
-            blocks.append(line)
-    return blocks
+    return [
+        write_or_warn(folder / name, draw) or f"![{name}]({name})"
+        for name, draw in draw_functions.items()
+    ]
+
+
+def write_or_warn(path: Path, write: Callable[[Path], None]) -> str:
+    """Call ``write(path)``; log an exception as a warning, and return the line with its reason.
+
+    The line is empty if the file was written.
+    """
+    try:
+        write(path)
+        return ""
+    except Exception as error:
+        log.debug("%s was not written", path.name, exc_info=True)
+        kind = "" if isinstance(error, MnistcnnError) else f"{type(error).__name__}: "
+        line = f"{path.name} was not written: {kind}{next(iter(str(error).splitlines()), '')}"
+        log.warning("%s", line)
+        return line
 
 
 def plain_text(text: str) -> str:
@@ -52,24 +54,21 @@ def plain_text(text: str) -> str:
     return re.sub(r"(\*\*|`)(.+?)\1", r"\2", text).strip()
 
 
-def to_html(text: str, title: str, folder: Path) -> str:
-    """Convert Markdown to one HTML page that contains its pictures.
+def to_html(text: str, folder: Path) -> str:
+    """Convert Markdown to HTML that contains its pictures; HTML in the text is escaped.
 
     The pictures' names are relative to ``folder``.
     """
-    import markdown
+    from markdown import Markdown
 
     def data_url(match: re.Match[str]) -> str:
-        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{content}"'
+        content = base64.b64encode((folder / match[2]).read_bytes()).decode()
+        return f'{match[1]}"data:image/png;base64,{content}"'
 
-    body = markdown.markdown(text, extensions=["tables", "fenced_code"])
-    body = re.sub(r'src="([^"]+)"', data_url, body)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title><style>{STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    converter = Markdown(extensions=["tables", "fenced_code"])
+    converter.preprocessors.deregister("html_block")
+    converter.inlinePatterns.deregister("html")
+    return re.sub(r'(<img [^>]*?src=)"([^"]+)"', data_url, converter.convert(text))
 
 
 # Pages of the repository, with blocks that the measuring programs write ------------------------

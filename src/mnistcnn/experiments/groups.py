@@ -41,7 +41,7 @@ def varying_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def _differ(runs: Iterable[Run], key: str) -> bool:
-    return len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+    return len({_as_json(run.settings.get(key)) for run in runs}) > 1
 
 
 def _precision_varies(runs: Sequence[Run]) -> bool:
@@ -57,13 +57,18 @@ def _precision_varies(runs: Sequence[Run]) -> bool:
 def _split_by(runs: Sequence[Run], key: str) -> list[list[Run]]:
     parts: dict[str, list[Run]] = {}
     for run in runs:
-        parts.setdefault(json.dumps(run.settings.get(key)), []).append(run)
+        parts.setdefault(_as_json(run.settings.get(key)), []).append(run)
     return list(parts.values())
 
 
 def label(settings: dict[str, Any], keys: Iterable[str]) -> str:
     """Return settings as command-line overrides: ``aug=full data.fraction=0.5``."""
     return " ".join(f"{display_key(key)}={display_value(settings.get(key))}" for key in keys)
+
+
+def run_name(run: Run, keys: Iterable[str]) -> str:
+    """Return a run's settings as :func:`label`, or its directory's name if it has none."""
+    return (run.settings and label(run.settings, keys)) or run.path.name
 
 
 def matches(settings: dict[str, Any], overrides: Iterable[str]) -> bool:
@@ -96,9 +101,11 @@ def display_key(key: str) -> str:
 
 
 def display_value(value: Any) -> str:
-    """Return a setting's value as typed on the command line, without spaces."""
+    """Return a setting's value as typed on the command line; lists have no spaces."""
     if isinstance(value, float):
         return f"{value:.12g}"
+    if isinstance(value, str):
+        return value
     return "null" if value is None else str(value).replace(" ", "")
 
 
@@ -148,7 +155,12 @@ def typed_key(run: Run) -> str:
 def _key(settings: dict[str, Any]) -> str:
     omitted = ("seed", *NON_IDENTITY_KEYS)
     identity = {key: value for key, value in settings.items() if key not in omitted}
-    return json.dumps(identity, sort_keys=True)
+    return _as_json(identity)
+
+
+def _as_json(value: Any) -> str:
+    # a file that was changed by hand may have a set
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
@@ -160,6 +172,17 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     for run in without_repetitions(run for run in runs if run.usable):
         runs_by_seed.setdefault(group_key(run), {})[run.seed] = run
     return [Group([runs[seed] for seed in sorted(runs)]) for runs in runs_by_seed.values()]
+
+
+def name_groups(groups: Iterable[Group]) -> dict[str, Group]:
+    """Return the groups of :func:`group_runs` by the settings that vary, as :func:`label`."""
+    groups = list(groups)
+    varying = varying_keys(run for group in groups for run in group.runs)
+    keys = [key for key in varying if key != "seed"]
+    names = [label(group.settings, keys) or "all runs" for group in groups]
+    if len(set(names)) < len(names):  # numbers that differ only after many digits
+        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return dict(zip(names, groups, strict=True))
 
 
 def without_repetitions(runs: Iterable[Run]) -> list[Run]:

@@ -4,11 +4,12 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnistcnn.experiments.documents import repository, to_html
-from mnistcnn.experiments.groups import Group, group_runs
+from mnistcnn.experiments.documents import repository, to_html, write_or_warn
+from mnistcnn.experiments.groups import Group, group_runs, name_groups
 from mnistcnn.experiments.results import (
     collect_result,
     find_group,
@@ -16,8 +17,10 @@ from mnistcnn.experiments.results import (
     result_blocks,
     store_results,
 )
-from mnistcnn.experiments.sweep_file import sort_as_typed
-from mnistcnn.runs.directory import create_run_dir
+from mnistcnn.experiments.sweep_content import GROUP_SCRIPTS, sweep_content
+from mnistcnn.experiments.sweep_file import sort_as_typed, without_machine_settings
+from mnistcnn.pages.render import without_directories, write_page
+from mnistcnn.runs.directory import REPRODUCTION_HTML, create_run_dir
 from mnistcnn.runs.store import find_runs
 from mnistcnn.system import signals, subprocesses
 from mnistcnn.system.atomic_files import write_text
@@ -28,7 +31,6 @@ log = logging.getLogger(__name__)
 
 TRAIN = "mnistcnn.train"  # the command that runs an experiment
 REPRODUCTION_MD = "reproduction.md"
-REPRODUCTION_HTML = "reproduction.html"
 TITLE = "The report, reproduced"
 
 
@@ -154,6 +156,22 @@ def _run_command(arguments: Sequence[str]) -> bool:
 # The Markdown and HTML files ---------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Section:
+    """An experiment in ``reproduction.md`` and ``reproduction.html``.
+
+    ``overrides`` are those of its command, ``blocks`` Markdown, and ``groups`` those of its
+    complete runs.
+    """
+
+    name: str
+    title: str
+    overrides: list[str]
+    sweep_dir: Path
+    blocks: list[str]
+    groups: list[Group]
+
+
 def write_reproduction(
     out: Path,
     scale: str,
@@ -165,38 +183,77 @@ def write_reproduction(
 
     The HTML file contains its pictures.
     """
-    typed = ["scripts/reproduce", "--scale", scale, "--out", str(out), *overrides]
-    typed += [] if seeds is None else ["--seeds", str(seeds)]
-    blocks = [
-        f"# {TITLE}",
-        (
-            f"Scale `{scale}`: `{join_arguments(typed)}`. Accuracy and error in percent, mean ± "
-            "standard deviation over seeds (95% interval of the mean). The report's numbers are "
-            "from single runs."
-        ),
-    ]
+    options = ["scripts/reproduce", "--scale", scale]
+    typed = [*overrides] if seeds is None else [*overrides, "--seeds", str(seeds)]
+    note = (
+        "Accuracy and error in percent, mean ± standard deviation over seeds (95% interval of the "
+        "mean). The report's numbers are from single runs."
+    )
     if scale == "quick":
-        blocks.append("These runs are too small for conclusions: they only test the program.")
+        note += " These runs are too small for conclusions: they only test the program."
+    sections = []
     for item in plan["items"]:
-        sweep_dir = out / scale / item["experiment"]
+        name = item["experiment"]
         chosen = _overrides(item, plan["scales"][scale], scale, seeds, overrides)
-        command = format_command(TRAIN, _arguments(chosen, sweep_dir))
-        blocks += [f"## {item['title']}", f"`{command}`", *_section(out, sweep_dir, item)]
-    text = "\n\n".join(blocks) + "\n"
-    write_text(out / REPRODUCTION_MD, text)
-    write_text(out / REPRODUCTION_HTML, to_html(text, TITLE, out))
-    log.info("Results: %s and %s", out / REPRODUCTION_MD, out / REPRODUCTION_HTML)
+        sections.append(_section(item, chosen, out, out / scale / name))
+    _write_markdown(
+        out, scale, join_arguments([*options, "--out", str(out), *typed]), note, sections
+    )
+    command = join_arguments([*options, *without_machine_settings(typed)])
+    page = out / REPRODUCTION_HTML
+    problem = write_or_warn(page, lambda path: _write_html(path, command, note, sections))
+    pages = [out / REPRODUCTION_MD] if problem else [out / REPRODUCTION_MD, page]
+    log.info("Results: %s", " and ".join(map(str, pages)))
 
 
-def _section(out: Path, sweep_dir: Path, item: dict[str, Any]) -> list[str]:
+def _write_markdown(
+    out: Path, scale: str, command: str, note: str, sections: Sequence[Section]
+) -> None:
+    blocks = [f"# {TITLE}", f"Scale `{scale}`: `{command}`. {note}"]
+    for section in sections:
+        arguments = _arguments(section.overrides, section.sweep_dir)
+        command = format_command(TRAIN, arguments)
+        blocks += [f"## {section.title}", f"`{command}`", *section.blocks]
+    write_text(out / REPRODUCTION_MD, "\n\n".join(blocks) + "\n")
+
+
+def _write_html(path: Path, command: str, note: str, sections: Sequence[Section]) -> None:
+    out = path.parent
+    contents = {
+        each.name: sweep_content(name_groups(each.groups), out) for each in sections if each.groups
+    }
+    write_page(
+        path,
+        "reproduction.html",
+        GROUP_SCRIPTS,
+        {"sections": {name: content.charts for name, content in contents.items()}},
+        title=TITLE,
+        command=command,
+        note=note,
+        sections=[
+            {
+                "name": each.name,
+                "title": each.title,
+                "command": format_command(TRAIN, ["-m", *without_machine_settings(each.overrides)]),
+                "html": to_html(without_directories("\n\n".join(each.blocks)), out),
+                "content": contents.get(each.name),
+            }
+            for each in sections
+        ],
+    )
+
+
+def _section(item: dict[str, Any], overrides: list[str], out: Path, sweep_dir: Path) -> Section:
     runs = sort_as_typed(find_runs(sweep_dir), sweep_dir) if sweep_dir.is_dir() else []
-    complete = [run for run in runs if run.usable]
+    groups = group_runs(run for run in runs if run.usable)
     blocks = result_blocks(item, collect_result(item, runs), runs)
     for picture in item.get("pictures", []):
-        path = _picture_path(sweep_dir, group_runs(complete), picture)
+        path = _picture_path(sweep_dir, groups, picture)
         if path is not None:
             blocks += [f"{picture['title']}:", _embed(path, picture["title"], out)]
-    return [*blocks, item["why"]] if complete else blocks
+    if groups:
+        blocks.append(item["why"])
+    return Section(item["experiment"], item["title"], overrides, sweep_dir, blocks, groups)
 
 
 def _picture_path(sweep_dir: Path, groups: Sequence[Group], picture: dict[str, str]) -> Path | None:

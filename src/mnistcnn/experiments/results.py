@@ -19,8 +19,7 @@ from mnistcnn.experiments.comparison import compare_groups
 from mnistcnn.experiments.documents import markdown_table, replace_block, repository
 from mnistcnn.experiments.groups import Group, group_runs, matches
 from mnistcnn.experiments.pairing import Collection
-from mnistcnn.experiments.statistics import Mean
-from mnistcnn.experiments.summary import format_percent
+from mnistcnn.experiments.statistics import Mean, format_percent
 from mnistcnn.experiments.sweep_file import sort_as_typed
 from mnistcnn.experiments.verdicts import verdicts
 from mnistcnn.runs.provenance import short_commit
@@ -103,7 +102,7 @@ def _row_mean(groups: Sequence[Group], row: dict[str, Any]) -> Mean | None:
 def _verdicts(runs: Sequence[Run], baseline: str) -> list[str]:
     try:
         _, pairs = compare_groups([Collection(Path(), "", list(runs), {})], baseline)
-        return verdicts(pairs)
+        return verdicts(pairs).markdown()
     except MnistcnnError as error:
         return [f"Not compared: {error}"]
 

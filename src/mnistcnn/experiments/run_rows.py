@@ -1,4 +1,4 @@
-"""Read what the index of runs shows of a run and of a sweep."""
+"""Read the rows of runs and sweeps for the index."""
 
 import hashlib
 import shlex

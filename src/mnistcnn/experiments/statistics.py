@@ -52,6 +52,17 @@ def mean_interval(values: ArrayLike) -> Mean:
     return Mean(n, mean, sd, (mean - half_width, mean + half_width))
 
 
+def format_percent(mean: Mean, with_interval: bool = False) -> str:
+    """Format mean, standard deviation and 95% interval: ``97.44 ± 0.18 (97.21 to 97.66)``."""
+    text = f"{100 * mean.mean:.2f}"
+    if mean.sd is not None:
+        text += f" ± {100 * mean.sd:.2f}"
+    if with_interval and mean.ci95 is not None:
+        low, high = mean.ci95
+        text += f" ({100 * low:.2f} to {100 * high:.2f})"
+    return text
+
+
 @dataclass(frozen=True)
 class McNemar:
     """The result of McNemar's test of two networks on the same n images.

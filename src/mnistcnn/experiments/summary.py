@@ -10,23 +10,26 @@ import numpy as np
 
 from mnistcnn.evaluation import figures
 from mnistcnn.experiments.curves import (
-    VALIDATION_CURVES,
     draw_curves,
+    errors_by_samples,
     split_by_history,
 )
-from mnistcnn.experiments.documents import draw_pictures, markdown_table
+from mnistcnn.experiments.documents import draw_pictures, markdown_table, write_or_warn
 from mnistcnn.experiments.groups import (
     Group,
     best_group,
     display_key,
     display_value,
     group_runs,
-    label,
+    name_groups,
     rounded_value,
+    run_name,
     varying_keys,
 )
-from mnistcnn.experiments.statistics import MIN_INTERVAL_SEEDS, NO_INTERVAL, Mean
+from mnistcnn.experiments.statistics import MIN_INTERVAL_SEEDS, NO_INTERVAL, format_percent
+from mnistcnn.experiments.summary_page import write_summary_page
 from mnistcnn.experiments.sweep_file import sort_as_typed
+from mnistcnn.runs.directory import SUMMARY_HTML, VALIDATION_CURVES
 from mnistcnn.runs.store import SPLITS, Run, find_runs
 from mnistcnn.system.atomic_files import write_text
 
@@ -49,17 +52,26 @@ class Summary:
     text: str
 
     def write(self) -> None:
-        """Write ``summary.csv`` and ``summary.md``, then the pictures, and add these to it.
+        """Write ``summary.csv``, ``summary.md`` and ``summary.html``, then the pictures.
 
-        Raises WriteError if the tables cannot be written. A picture that cannot be drawn is a
-        warning.
+        Raises WriteError if the tables cannot be written. A page or a picture that cannot be
+        written is a warning.
         """
         write_text(self.path / SUMMARY_CSV, _csv(self.runs, self.keys, self.path))
         write_text(self.path / SUMMARY_MD, self.text + "\n")
+        write_or_warn(self.path / SUMMARY_HTML, lambda _: self.write_page())
         keys = [key for key in self.keys if key != "seed"]
         functions, missing = _draw_functions(self.groups, keys)
         if blocks := [*missing, *draw_pictures(self.path, functions)]:
             write_text(self.path / SUMMARY_MD, "\n\n".join([self.text, *blocks]) + "\n")
+
+    def write_page(self, running: bool = False) -> None:
+        """Write ``summary.html``; ``running`` says whether further runs will follow.
+
+        Raises WriteError.
+        """
+        best = self.best("Lowest validation error")
+        write_summary_page(self.path, self.runs, self.groups, self.keys, best, running)
 
     def best(self, caption: str) -> str:
         """Return a line with the group that has the lowest validation error.
@@ -92,17 +104,6 @@ def summarise(path: Path) -> Summary:
 
 
 # Tables ------------------------------------------------------------------------------------------
-
-
-def format_percent(mean: Mean, with_interval: bool = False) -> str:
-    """Format mean, standard deviation and 95% interval: ``97.44 ± 0.18 (97.21 to 97.66)``."""
-    text = f"{100 * mean.mean:.2f}"
-    if mean.sd is not None:
-        text += f" ± {100 * mean.sd:.2f}"
-    if with_interval and mean.ci95 is not None:
-        low, high = mean.ci95
-        text += f" ({100 * low:.2f} to {100 * high:.2f})"
-    return text
 
 
 def group_table(groups: Sequence[Group], directories: Sequence[str] = ()) -> str:
@@ -177,13 +178,9 @@ def _csv(runs: Sequence[Run], keys: Sequence[str], root: Path) -> str:
 def _markdown(runs: Sequence[Run], groups: Sequence[Group], keys: Sequence[str]) -> str:
     blocks = [group_table(groups), table_caption(groups)] if groups else []
     if incomplete := [run for run in runs if not run.usable]:
-        lines = [f"- {_run_name(run, keys)}: {run.outcome}" for run in incomplete]
+        lines = [f"- {run_name(run, keys)}: {run.outcome}" for run in incomplete]
         blocks.append("\n".join(["Not complete:", "", *lines]))
     return "\n\n".join(blocks)
-
-
-def _run_name(run: Run, keys: Sequence[str]) -> str:
-    return (run.settings and label(run.settings, keys)) or run.path.name
 
 
 # Pictures ----------------------------------------------------------------------------------------
@@ -194,8 +191,7 @@ def _draw_functions(
 ) -> tuple[dict[str, Callable[[Path], None]], list[str]]:
     """Return a drawing function for each picture's file name, and lines about missing curves."""
     functions: dict[str, Callable[[Path], None]] = {}
-    by_name = {label(group.settings, keys) or "all runs": group for group in groups}
-    curves, missing = split_by_history(by_name)
+    curves, missing = split_by_history(name_groups(groups))
     if curves:
         functions[VALIDATION_CURVES] = lambda path: draw_curves(path, curves)
     if groups and "data.fraction" in keys:
@@ -204,20 +200,3 @@ def _draw_functions(
             path, errors_by_samples(groups, other_keys)
         )
     return functions, missing
-
-
-def errors_by_samples(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return, by label of ``keys``, the errors for each number of training images.
-
-    The arrays are (K, 7), sorted by the number of training images. The columns are that number,
-    then the mean and the low and high ends of its 95% interval, of the training error and then of
-    the test error.
-    """
-    series: dict[str, list[list[float]]] = {}
-    for group in groups:
-        row: list[float] = [group.runs[0].metrics["data"]["train"]]
-        for split in ("train", "test"):
-            mean = group.mean(split, "error")
-            row += [mean.mean, *(mean.ci95 or (mean.mean, mean.mean))]
-        series.setdefault(label(group.settings, keys), []).append(row)
-    return {name: np.array(sorted(rows)) for name, rows in series.items()}

@@ -7,20 +7,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnistcnn.config.defaults import LOCATION_KEYS
 from mnistcnn.config.load import FORMAT, flatten
 from mnistcnn.config.schema import EvaluateSettings, TrainSettings
 from mnistcnn.experiments.groups import display_value, full_key, group_key, label
 from mnistcnn.runs.directory import HASH_LENGTH, SWEEP
-from mnistcnn.runs.identity import config_sha256
+from mnistcnn.runs.identity import NON_IDENTITY_KEYS, config_sha256
 from mnistcnn.runs.metrics_file import current_time
 from mnistcnn.runs.store import Run
 from mnistcnn.system.atomic_files import write_json
 from mnistcnn.system.errors import MnistcnnError
 from mnistcnn.system.locks import lock_run_dir
+from mnistcnn.system.quoting import join_arguments
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_TIME = "~"  # sorts after all times
+# Settings of a machine or a user, which a page leaves out.
+MACHINE_KEYS = (
+    *LOCATION_KEYS,
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.searchpath",
+    "hydra.sweeper.storage",
+)
+MACHINE_PREFIXES = ("hydra.launcher.", "hydra.job.")
+MACHINE_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")  # of Hydra
 NOT_TYPED = -1  # the index of a value that no command sets: the default of an earlier command
 
 Values = dict[str, list[str]]  # the values of settings as displayed, in the order as typed
@@ -98,10 +110,11 @@ def _add_command(
         if values := [*dict.fromkeys([*content["values"].get(key, []), *typed])]:
             content["values"][key] = values
     varying = [key for key, typed in content["values"].items() if len(typed) > 1]
+    label_keys = varying or [key for key in content["values"] if key not in NON_IDENTITY_KEYS]
     content["jobs"] = {}
     for job, flat in zip(jobs, settings, strict=True):
         if isinstance(job, TrainSettings):
-            names = [name for key in varying or content["values"] if (name := full_key(key, flat))]
+            names = [name for key in label_keys if (name := full_key(key, flat))]
             content["jobs"][config_sha256(job)] = label(flat, names) or "a single run"
 
 
@@ -109,6 +122,29 @@ def typed_values(sweep_dir: Path) -> Values:
     """Return the values in ``sweep.json`` by setting; empty if there is no readable file."""
     content = _read(sweep_dir)
     return content["values"] if content else {}
+
+
+def sweep_commands(sweep_dir: Path) -> list[str]:
+    """Return the commands in ``sweep.json`` as typed, without settings of a machine.
+
+    The list is empty if there is no readable file.
+    """
+    content = _read(sweep_dir)
+    commands = content["commands"] if content else []
+    return [join_arguments(without_machine_settings(command)) for command in commands]
+
+
+def without_machine_settings(command: Sequence[str]) -> list[str]:
+    """Return the words of a command without settings of a machine or a user."""
+    kept: list[str] = []
+    words = iter(command)
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if word in MACHINE_OPTIONS:
+            next(words, None)
+        elif not (key in (*MACHINE_KEYS, *MACHINE_OPTIONS) or key.startswith(MACHINE_PREFIXES)):
+            kept.append(word)
+    return kept
 
 
 def jobs_not_started(runs: Sequence[Run], root: Path) -> dict[Path, list[str]]:

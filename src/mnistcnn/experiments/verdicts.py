@@ -9,6 +9,7 @@ from mnistcnn.experiments.groups import Group
 from mnistcnn.experiments.statistics import ALPHA, NO_INTERVAL, Interval, McNemar, Paired
 
 NOT_SHOWN = "not shown"
+COLUMNS = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,44 @@ class Pair:
     seeds_needed: int | None = None
 
 
-def verdicts(pairs: Sequence[Pair]) -> list[str]:
-    """Return paragraphs of Markdown: sentences for one pair, a table for several pairs.
+@dataclass(frozen=True)
+class Verdicts:
+    """The results of tests in words: ``lead`` and a paragraph for one pair, a table for several.
+
+    ``lead`` are the names of B and A, with which the first paragraph begins; None for a table.
+    ``rows`` are those of the table, one per pair, also if there is only one pair.
+    """
+
+    rows: list[list[str]]
+    paragraphs: list[str]
+    lead: tuple[str, str] | None = None
+
+    def markdown(self) -> list[str]:
+        """Return paragraphs of Markdown."""
+        if self.lead is None:
+            return [markdown_table(COLUMNS, self.rows), *self.paragraphs]
+        b, a = self.lead
+        return [f"**{b}** against **{a}**: {' '.join(self.paragraphs)}"]
+
+
+def verdicts(pairs: Sequence[Pair]) -> Verdicts:
+    """Return sentences for one pair, a table and its explanation for several pairs.
 
     The p-values of several pairs are adjusted by Holm's method.
     """
-    if len(pairs) == 1:
-        (pair,) = pairs
-        return [f"**{pair.names[1]}** against **{pair.names[0]}**: {_sentences(pair)}"]
     tested = [pair.result for pair in pairs if pair.result is not None]
     adjusted = iter(statistics.holm([result.p_value for result in tested]))
     p_values = [1.0 if pair.result is None else next(adjusted) for pair in pairs]
-    header = ["change", "from", "seeds", "test error, points", "95% interval", "p", "verdict"]
     min_seeds = statistics.min_seeds(len(tested)) if tested else 0
     rows = [_row(pair, p_value, min_seeds) for pair, p_value in zip(pairs, p_values, strict=True)]
-    table = markdown_table(header, rows)
+    if len(pairs) == 1:
+        return Verdicts(rows, [_sentences(pairs[0])], pairs[0].names[::-1])
     if not tested:
-        return [table]
+        return Verdicts(rows, [])
     paragraph = _tests_paragraph(len(tested))
     if any(result.ci95 is None for result in tested):
         paragraph += f" {NO_INTERVAL}"
-    return [table, paragraph]
+    return Verdicts(rows, [paragraph])
 
 
 def _tests_paragraph(comparisons: int) -> str:

@@ -1,6 +1,6 @@
 """Summarise a model's layers, output shapes and parameter counts in a table."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -10,6 +10,28 @@ from mnistcnn.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from torchinfo import ModelStatistics
+
+
+class Layer(NamedTuple):
+    """A layer: its depth in the network, the shape of its output, and its own parameters."""
+
+    name: str
+    depth: int
+    output: str
+    parameters: int
+
+
+def layers(model: Classifier) -> list[Layer]:
+    """Return the layers of :func:`layer_summary`, in their order."""
+    return [
+        Layer(
+            f"{info.var_name}: {info.class_name}" if info.depth else info.class_name,
+            info.depth,
+            " x ".join(map(str, info.output_size[1:])),  # without the batch
+            info.num_params if info.is_leaf_layer else 0,
+        )
+        for info in _summarize(model).summary_list
+    ]
 
 
 def layer_summary(model: Classifier) -> str:

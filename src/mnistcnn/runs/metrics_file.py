@@ -47,11 +47,15 @@ class RunRecord:
     def _elapsed(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + time.perf_counter() - self.active_phases[name]
 
-    def write(self) -> None:
-        """Write ``metrics.json``. Raises WriteError."""
+    def current_values(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json`` at this moment."""
         seconds = self.seconds | {name: self._elapsed(name) for name in self.active_phases}
         seconds["total"] = time.perf_counter() - self.start
-        write_json(self.run_dir / METRICS, self.values | {"seconds": seconds})
+        return self.values | {"seconds": seconds}
+
+    def write(self) -> None:
+        """Write ``metrics.json``. Raises WriteError."""
+        write_json(self.run_dir / METRICS, self.current_values())
 
 
 def current_time() -> str:

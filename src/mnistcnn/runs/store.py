@@ -15,6 +15,7 @@ from mnistcnn.runs.directory import (
     METRICS,
     PREDICTIONS,
     expected_pictures,
+    require_directory,
 )
 from mnistcnn.runs.history import read_history
 from mnistcnn.runs.metrics_file import COMPLETE_STATUSES
@@ -95,7 +96,7 @@ class Run:
     def epochs(self) -> int:
         """Number of completed epochs; 0 for an evaluation without a history."""
         epochs = self.metrics.get("epochs")
-        return epochs if type(epochs) is int else len(self.history)
+        return epochs if type(epochs) is int and 0 <= epochs < 1e9 else len(self.history)
 
     @property
     def usable(self) -> bool:
@@ -121,6 +122,19 @@ class Run:
         expected = expected_pictures(requested.pictures, requested.tsne.samples)
         return [name for name in expected if name not in drawn]
 
+    def is_logged(self, requested: TrainSettings | EvaluateSettings) -> bool:
+        """Return whether the tracker that ``requested`` sets, if any, has all of a complete run.
+
+        Also true for a run without a history, of which nothing can be logged.
+        """
+        if isinstance(requested, EvaluateSettings) or requested.logger.name == "none":
+            return True
+        return not self.history or self.metrics.get("logger") == requested.logger.name
+
+    def is_up_to_date(self, requested: TrainSettings | EvaluateSettings) -> bool:
+        """Return whether a complete run has the pictures that ``requested`` sets, and is logged."""
+        return not self.pictures_to_draw(requested) and self.is_logged(requested)
+
     @property
     def reason(self) -> str:
         """The reason why the run is not usable, in one line; empty if it is usable."""
@@ -132,11 +146,16 @@ class Run:
             return " ".join(str(error).split())
         return self._settings_or_reason[1]
 
+    @cached_property
+    def is_running(self) -> bool:
+        """Whether a process was running it when this was read first."""
+        was_locked = self.status == "interrupted" and (self.path / LOCK_FILE).exists()
+        return was_locked and is_locked(self.path)
+
     @property
     def outcome(self) -> str:
         """Status and reason, in one line."""
-        was_locked = self.status == "interrupted" and (self.path / LOCK_FILE).exists()
-        if was_locked and is_locked(self.path):
+        if self.is_running:
             return "still running"
         known = not self.reason or self.reason.startswith(self.status)
         return (self.reason or self.status) if known else f"{self.status}, {self.reason}"
@@ -188,6 +207,16 @@ class Run:
         valid = all(_number_in(row, "val_accuracy") is not None for row in rows)
         return rows if valid else []
 
+    @property
+    def error_ci95(self) -> tuple[float, float] | None:
+        """95% interval of the test error over test images; None if it is not recorded."""
+        test = self.metrics.get("test")
+        ends = test.get("accuracy_ci95") if isinstance(test, dict) else None
+        if not isinstance(ends, list) or [type(end) for end in ends] != [float, float]:
+            return None
+        low, high = ends
+        return (1 - high, 1 - low) if 0 <= low <= high <= 1 else None
+
     def measure(self, split: str, name: str) -> float | None:
         """Return ``accuracy``, ``error`` or ``loss`` on a split; None if it was not measured."""
         return _number_in(self.metrics.get(split), name)
@@ -225,15 +254,14 @@ def find_runs(path: Path) -> list[Run]:
 
     A run of another format is a failed one. Raises UsageError if there is no such directory.
     """
-    if not path.is_dir():
-        kind = "is a file, not a directory" if path.exists() else "does not exist"
-        raise UsageError(f"{path} {kind}")
-    runs = []
-    for folder in sorted(file.parent for file in path.rglob(METRICS)):
-        try:
-            run = read_run(folder)
-        except UsageError as error:
-            run = Run(folder, {"status": "failed", "error": str(error)})
-        if run is not None:
-            runs.append(run)
-    return runs
+    require_directory(path)
+    folders = sorted(file.parent for file in path.rglob(METRICS))
+    return [run for run in map(read_any_run, folders) if run is not None]
+
+
+def read_any_run(path: Path) -> Run | None:
+    """Return the run in a directory as :func:`read_run`; one of another format is a failed one."""
+    try:
+        return read_run(path)
+    except UsageError as error:
+        return Run(path, {"status": "failed", "error": str(error)})

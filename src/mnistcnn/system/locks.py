@@ -12,6 +12,7 @@ from mnistcnn.system.errors import UsageError
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+LOCK_TIMEOUT = 0.2  # seconds; is_locked holds a lock for a moment
 
 
 def is_locked(run_dir: Path) -> bool:
@@ -37,7 +38,7 @@ def lock_run_dir(run_dir: Path, wait: bool = False) -> Iterator[None]:
     """
     lock = FileLock(run_dir / LOCK_FILE, is_singleton=True)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOCK_TIMEOUT, poll_interval=LOCK_TIMEOUT / 10)
     except Timeout:
         if not wait:
             raise UsageError(

@@ -63,10 +63,10 @@ def train_run(settings: TrainSettings, run_dir: Path, resume: bool = False) -> d
     """Train and test a model in ``run_dir``; return the content of ``metrics.json``.
 
     With ``resume``, complete the run in ``run_dir``. Of a complete run only the pictures are drawn
-    that are missing or whose settings have changed, and ``last.pt`` is removed if it is not to be
-    kept. After an error before the scores are complete, ``metrics.json`` has the status ``failed``
-    or ``interrupted`` and the values known by then. Errors are raised again, except those of
-    pictures.
+    that are missing or whose settings have changed, it is logged if ``logger`` is set and it was
+    not logged before, and ``last.pt`` is removed if it is not to be kept. After an error before the
+    scores are complete, ``metrics.json`` has the status ``failed`` or ``interrupted`` and the
+    values known by then. Errors are raised again, except those of pictures.
     """
     if not resume:
         load_dataset(settings.data)  # without the data, no directory is created
@@ -206,11 +206,10 @@ def _update_pictures(settings: TrainSettings, run: Run) -> dict[str, Any]:
 
 def _log_complete_run(settings: TrainSettings, run: Run) -> dict[str, Any]:
     """Log a complete run, unless the tracker has all of it. Return its ``metrics.json``."""
-    if run.is_logged(settings):
-        return run.metrics
     name = settings.logger.name
-    if not run.history:
+    if name != "none" and not run.history:
         log.warning("logger=%s: nothing is logged, because %s is missing", name, HISTORY)
+    if run.is_logged(settings):
         return run.metrics
     stored = read_settings((run.path / CONFIG).read_text(), run.path / CONFIG)
     with update_record(run.path, LOG) as record:

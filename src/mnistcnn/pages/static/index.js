@@ -26,8 +26,8 @@ const splitTerm = (term) => {
   const position = term.indexOf("=");
   return [term.slice(0, position), term.slice(position + 1)];
 };
-const searchTerms = (data.terms ?? []).map((term) => term.toLowerCase());
-const commonTerms = (data.common ?? []).map((term) => term.toLowerCase());
+const searchTerms = data.terms.map((term) => term.toLowerCase());
+const commonTerms = data.common.map((term) => term.toLowerCase());
 const searchKeys = [...searchTerms, ...commonTerms].map((term) => splitTerm(term)[0]);
 
 // Without a value, any value matches.
@@ -83,12 +83,12 @@ function search(query) {
     }
   }
   const total = indexRows.filter((row) => row.isRun).length;
-  document.getElementById("count").textContent =
+  byId("count").textContent =
     matchers.length ? `${count.toLocaleString("en")} of ${total.toLocaleString("en")} runs` : "";
 }
 
 if (indexTable) {
-  const box = document.getElementById("search");
+  const box = byId("search");
   box.addEventListener("input", () => search(box.value));
   addEventListener("pageshow", () => search(box.value)); // a reload keeps the text of the box
 }
