@@ -47,11 +47,11 @@ def test_directories_are_left_out_of_text(text, expected):
 
 def test_paths_below_the_working_directory_become_relative(tmp_path, monkeypatch):
     home = tmp_path / "al ice"
-    (home / "work").mkdir(parents=True)
+    (home / "project").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.chdir(home / "work")
-    assert without_directories(f"{home}/work/outputs/run: no") == "outputs/run: no"
-    assert without_directories(f"{home}/work is full") == ". is full"
+    monkeypatch.chdir(home / "project")
+    assert without_directories(f"{home}/project/outputs/run: no") == "outputs/run: no"
+    assert without_directories(f"{home}/project is full") == ". is full"
     assert without_directories(f"{home}/data: no") == "…/data: no"
 
 
