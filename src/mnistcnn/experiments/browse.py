@@ -135,13 +135,13 @@ def _search_data(rows: Sequence[Row]) -> dict[str, Any]:
 
     Terms that all runs have are listed once, in ``common``.
     """
-    flat = [each for row in rows for each in (row, *row.runs)]
-    runs = [set(row.terms) for row in flat if row.kind in ("run", "evaluation")]
+    all_rows = [each for row in rows for each in (row, *row.runs)]
+    runs = [set(row.terms) for row in all_rows if row.kind in ("run", "evaluation")]
     common = set.intersection(*runs) if runs else set()
     numbers: dict[str, int] = {}
     indices = [
         [numbers.setdefault(term, len(numbers)) for term in row.terms if term not in common]
-        for row in flat
+        for row in all_rows
     ]
     return {"terms": list(numbers), "common": sorted(common), "rows": indices}
 
